@@ -1,0 +1,76 @@
+// fashion_mnist: trains an MLP on Fashion-MNIST and writes a report
+//
+//   ./run fashion_mnist                                     mini-batches of 128, three epochs
+//   ./run fashion_mnist --batch-size 1 --lr 1e-4            pure SGD: one sample per update
+//   ./run fashion_mnist --batch-size full --accumulate 20 --epochs 100    the full batch, in 20 micro-batches
+//
+// 60 000 grey images of 28 x 28 pixels show ten kinds of clothes. A multi-layer perceptron learns to tell them apart; 10 000
+// other images measure how well. This file holds what belongs to this problem: the model and the data. The loop, which
+// walks over updates and their micro-batches, is train::Trainer; data/loader.h shows it in eight lines.
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include <weft/weft.h>
+
+using namespace weft;
+
+namespace {
+
+/// Adds a normalisation of `features` numbers per sample. BatchNorm uses the mean and variance of each feature over the
+/// batch, LayerNorm those of each sample over its features: only the latter does not care how a batch was cut.
+void push_norm(nn::Sequential& model, const std::string& norm, std::int64_t features) {
+  if (norm == "batch") model.push(nn::BatchNorm1d{features});
+  if (norm == "layer") model.push(nn::LayerNorm{features});
+}
+
+/// 784 pixels -> 512 -> 256 -> 10 classes.
+nn::Sequential make_model(const std::string& norm) {
+  nn::Sequential model{nn::Flatten{}};  // [B, 28, 28] -> [B, 784]
+  std::int64_t width = data::FashionMnist::kSide * data::FashionMnist::kSide;
+  for (const std::int64_t hidden : {512, 256}) {
+    model.push(nn::Linear{width, hidden});
+    push_norm(model, norm, hidden);
+    model.push(nn::ReLU{});
+    width = hidden;
+  }
+  model.push(nn::Linear{width, data::FashionMnist::kClasses});  // the logits
+  return model;
+}
+
+int run(int argc, char** argv) {
+  // 1. What was asked for. The common options (--batch-size, --epochs, --lr, ...) come with the command line.
+  std::string norm = "auto";
+  train::CommandLine line("fashion_mnist", "trains an MLP on Fashion-MNIST and writes a report");
+  line.choice("--norm", norm, {"auto", "batch", "layer", "none"}, "normalisation of the hidden layers");
+  train::Options options = line.parse(argc, argv);
+
+  // 2. The data, and the plan: which samples each update sees.
+  auto training = data::FashionMnist::train(options.data_dir);
+  auto test = data::FashionMnist::test(options.data_dir);
+  const data::Plan plan(training.size(), train::loader_options(options).plan());
+
+  // 3. The model. The seed decides its initial parameters, on every device the same.
+  nn::manual_seed(options.seed);
+  nn::Sequential model = make_model(train::choose_norm(norm, plan, options));
+  model.to(options.device);
+
+  // 4. Training: metrics.jsonl and summary.json appear in the folder of --out.
+  const auto loss = [](const Tensor& logits, const Tensor& labels) { return cross_entropy(logits, labels); };
+  train::Trainer trainer(model, loss, training, test, options);
+  const train::Summary summary = trainer.run();
+
+  // 5. The report, with the predictions for the test images.
+  const auto& names = data::FashionMnist::kClassNames;
+  trainer.write_report({.title = "Fashion-MNIST",
+                        .description = "A multi-layer perceptron, 784-512-256-10, tells ten kinds of clothes apart.",
+                        .classes = {names.begin(), names.end()},
+                        .images = test.images()});
+  return train::exit_status(summary);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return train::run_example([&] { return run(argc, argv); });
+}

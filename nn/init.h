@@ -1,0 +1,20 @@
+#pragma once
+// Initial values. They are drawn on the cpu from Philox, so that a seed gives the same model on every device.
+#include <cstdint>
+
+#include "tensor/tensor.h"
+
+namespace weft::nn {
+
+/// The seed of the modules constructed from now on by this thread; also restarts their numbering. Call it before building a
+/// model: two models built after the same call are equal.
+void manual_seed(std::uint64_t seed);
+
+/// Fills a cpu tensor (f32 or f64) from U(-bound, bound). Each call takes the next stream of the thread's seed.
+void uniform_(const Tensor& tensor, double bound);
+
+/// PyTorch's default for Linear: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for the weight (Kaiming uniform with a = sqrt(5)) and
+/// the bias.
+double default_bound(std::int64_t fan_in);
+
+}  // namespace weft::nn

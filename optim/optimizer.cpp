@@ -1,0 +1,178 @@
+#include "optim/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <numeric>
+
+#include <fmt/core.h>
+
+#include "autograd/cast.h"
+#include "autograd/engine.h"
+#include "autograd/factories.h"
+#include "kernels/grad_norm.h"
+
+namespace weft::optim {
+namespace {
+
+void check_parameters(const char* name, const std::vector<Tensor>& parameters) {
+  require<OptionError>(!parameters.empty(), name, "needs at least one parameter but got none");
+  for (std::size_t p = 0; p < parameters.size(); ++p) {
+    const Tensor& parameter = parameters[p];
+    require<OptionError>(parameter.defined(), name, "parameter {} is an undefined tensor", p);
+    require<DtypeError>(
+        parameter.dtype() == Dtype::f32 || parameter.dtype() == Dtype::f64, name,
+        "parameters must be f32 or f64 but parameter {} is {}; keep it in f32 and cast where it is used", p,
+        to_string(parameter.dtype()));
+    require<AutogradError>(is_leaf(parameter) && requires_grad(parameter), name,
+                           "parameter {} of shape {} must be a leaf that requires a gradient (nn::parameter makes one)",
+                           p, parameter.shape().str());
+    require<ShapeError>(parameter.is_contiguous(), name,
+                        "parameter {} of shape {} must be contiguous but has strides {}", p, parameter.shape().str(),
+                        parameter.strides().str());
+    require<DeviceError>(parameter.device() == parameters[0].device(), name,
+                         "all parameters must be on one device but parameter 0 is on {} and parameter {} on {}",
+                         parameters[0].device().str(), p, parameter.device().str());
+  }
+  // A parameter given twice would be updated twice, by two threads at once. Overlapping views are the same mistake.
+  std::vector<std::size_t> order(parameters.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return parameters[a].raw_data() < parameters[b].raw_data(); });
+  const Tensor* before = nullptr;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const Tensor& parameter = parameters[order[i]];
+    if (parameter.numel() == 0) continue;
+    require<OptionError>(before == nullptr || before->raw_data() + before->nbytes() <= parameter.raw_data(), name,
+                         "parameter {} of shape {} shares memory with another one: give each parameter once", order[i],
+                         parameter.shape().str());
+    before = &parameter;
+  }
+}
+
+}  // namespace
+
+void require_non_negative(const char* name, const char* option, double value) {
+  require<OptionError>(std::isfinite(value) && value >= 0, name, "{} must be finite and at least 0 but is {}", option,
+                       value);
+}
+
+void require_fraction(const char* name, const char* option, double value) {
+  require<OptionError>(value >= 0 && value < 1, name, "{} must be in [0, 1) but is {}", option, value);
+}
+
+Optimizer::Optimizer(const char* name, std::vector<Tensor> parameters, const Limits& limits,
+                     std::vector<const char*> moments)
+    : name_(name),
+      parameters_(std::move(parameters)),
+      moment_names_(std::move(moments)),
+      max_norm_(limits.max_norm),
+      max_skipped_(limits.max_skipped) {
+  require_non_negative(name, "lr", limits.lr);
+  require_non_negative(name, "max_norm", limits.max_norm);
+  require<OptionError>(limits.max_skipped >= 1, name, "max_skipped must be at least 1 but is {}", limits.max_skipped);
+  check_parameters(name, parameters_);
+  for (const Tensor& parameter : parameters_)
+    for (std::size_t m = 0; m < moment_names_.size(); ++m) moments_.push_back(zeros_like(parameter));
+  const Device device = parameters_[0].device();
+  steps_ = zeros({static_cast<std::int64_t>(parameters_.size())}, Dtype::i64, device);
+  scalars_ = zeros({kernels::kStepStateWords}, Dtype::i64, device);
+  scalars() = kernels::StepState{.lr = limits.lr};
+}
+
+void Optimizer::step() {
+  gather(0);
+  run(nullptr);
+  report_skipped();
+}
+
+void Optimizer::step(const Window& window) {
+  require<AutogradError>(window.micro_batches() > 0, name_,
+                         "the window is empty: call window.backward(loss) before step(window)");
+  gather(window.id());
+  run(window.denominator().data<double>());
+  for (const std::size_t p : updated_) weft::zero_grad(parameters_[p]);
+  report_skipped();
+}
+
+void Optimizer::zero_grad() {
+  for (const Tensor& parameter : parameters_) weft::zero_grad(parameter);
+}
+
+void Optimizer::set_lr(double lr) {
+  require_non_negative(name_, "lr", lr);
+  scalars().lr = lr;
+}
+
+// Fills the table with the parameters that have a gradient. Pointers are read anew each time, because to() and
+// load_state_dict may have swapped the storage behind a handle.
+void Optimizer::gather(std::uint64_t window) {
+  table_.clear();
+  updated_.clear();
+  const std::size_t per_parameter = moment_names_.size();
+  for (std::size_t p = 0; p < parameters_.size(); ++p) {
+    const Tensor& parameter = parameters_[p];
+    const Tensor gradient = grad(parameter);
+    if (!gradient.defined()) continue;
+    const std::uint64_t owner = grad_window(parameter);
+    if (owner != window) {
+      require<AutogradError>(owner == 0, name_, "the gradient of parameter {} belongs to window {} but this step to {}",
+                             p, owner,
+                             window == 0 ? "none: pass the window, step(window)" : fmt::format("window {}", window));
+      fail<AutogradError>(
+          name_,
+          "the gradient of parameter {} belongs to no window but this step to window {}: use window.backward, "
+          "or step() for plain gradients",
+          p, window);
+    }
+    kernels::UpdateEntry entry{.parameter = parameter.raw_data(),
+                               .gradient = gradient.raw_data(),
+                               .applied = steps_.data<std::int64_t>() + p,
+                               .elements = parameter.numel(),
+                               .dtype = parameter.dtype()};
+    if (per_parameter > 0) entry.moment1 = moments_[p * per_parameter].raw_data();
+    if (per_parameter > 1) entry.moment2 = moments_[p * per_parameter + 1].raw_data();
+    table_.add(entry);
+    updated_.push_back(p);
+  }
+  const auto chunks = static_cast<std::int64_t>(table_.chunks().size());
+  if (!partial_.defined() || partial_.numel() < chunks)
+    partial_ = Tensor::empty({chunks}, Dtype::f64, parameters_[0].device());
+}
+
+void Optimizer::run(const double* denominator) {
+  const Device device = parameters_[0].device();
+  kernels::grad_norm(device, {.table = &table_,
+                              .denominator = denominator,
+                              .max_norm = max_norm_,
+                              .state = &scalars(),
+                              .partial = partial_.data<double>()});
+  update(device, table_, scalars());
+  // Also when skipped: whether it was is known on the device only.
+  for (const std::size_t p : updated_) parameters_[p].bump_version();
+}
+
+void Optimizer::report_skipped() const {
+  const kernels::StepState& state = scalars();
+  if (state.apply != 0) return;
+  const std::string reason =
+      state.denominator == 0
+          ? std::string("the window's denominator is 0 (all targets are masked)")
+          : fmt::format("the gradient is not finite (norm {}, denominator {})", state.norm, state.denominator);
+  fmt::print(stderr, "[{}] warning: update {} is skipped, nothing was changed: {}; {} in a row, an error at {}\n",
+             name_, state.updates, reason, state.skipped_in_a_row, max_skipped_);
+  require<Error>(state.skipped_in_a_row < max_skipped_, name_,
+                 "{} updates in a row were skipped, the last one because {}", state.skipped_in_a_row, reason);
+}
+
+std::vector<std::pair<std::string, Tensor>> Optimizer::state() const {
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  for (std::size_t i = 0; i < moments_.size(); ++i)
+    tensors.emplace_back(fmt::format("{}.{}", i / moment_names_.size(), moment_names_[i % moment_names_.size()]),
+                         moments_[i]);
+  tensors.emplace_back("step", steps_);
+  tensors.emplace_back("counters", scalars_.slice(0, kernels::kStepStateFirstCounter, kernels::kStepStateWords));
+  return tensors;
+}
+
+}  // namespace weft::optim

@@ -1,0 +1,160 @@
+#!/usr/bin/env bash
+# The example as a user meets it: what it writes, and what it says to wrong input.
+# usage: examples_test.sh FOLDER_OF_THE_EXAMPLES'_PROGRAMS
+set -euo pipefail
+export LC_ALL=C
+
+if (($# != 1)) || [[ ! -x $1/fashion_mnist ]]; then
+  printf 'usage: examples_test.sh FOLDER (which holds the program fashion_mnist)\n' >&2
+  exit 2
+fi
+program=$(readlink -f -- "$1")/fashion_mnist
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+cd "$scratch"
+failures=0
+
+fail() {
+  printf 'FAILED: %s\n' "$1"
+  sed 's/^/    /' stdout stderr
+  failures=$((failures + 1))
+}
+
+# u32 NUMBER: four bytes, big-endian.
+u32() { printf '%b' "$(printf '\\x%02x' $(($1 >> 24 & 255)) $(($1 >> 16 & 255)) $(($1 >> 8 & 255)) $(($1 & 255)))"; }
+# labels NUMBER: 0 1 ... 9 0 1 ... as bytes.
+labels() {
+  local i
+  for ((i = 0; i < $1; ++i)); do printf '%b' "\\x0$((i % 10))"; done
+}
+# images NUMBER: 28 x 28 bytes each; any values will do.
+images() { seq 1 1000000 | head -c $(($1 * 784)) || true; }
+# dataset FOLDER: 203 training and 50 test samples.
+dataset() {
+  mkdir "$1"
+  { printf '\0\0\x08\x03'; u32 203; u32 28; u32 28; images 203; } >"$1/train-images-idx3-ubyte"
+  { printf '\0\0\x08\x01'; u32 203; labels 203; } >"$1/train-labels-idx1-ubyte"
+  { printf '\0\0\x08\x03'; u32 50; u32 28; u32 28; images 50; } >"$1/t10k-images-idx3-ubyte"
+  { printf '\0\0\x08\x01'; u32 50; labels 50; } >"$1/t10k-labels-idx1-ubyte"
+}
+dataset data
+
+# refuses STATUS TEXT OPTION...: the program ends with STATUS, one line "error: ... TEXT ..." on stderr and nothing else.
+refuses() {
+  local status=0 want=$1 text=$2
+  shift 2
+  "$program" --data-dir data --out runs/refused "$@" >stdout 2>stderr || status=$?
+  [[ $status == "$want" ]] || fail "status $status instead of $want: $*"
+  [[ $(wc -l <stderr) == 1 && $(<stderr) == "error: "*"$text"* ]] || fail "no single line 'error: ... $text ...': $*"
+  [[ ! -s stdout ]] || fail "output in spite of an error: $*"
+  [[ ! -e runs ]] || { fail "something was written: $*"; rm -rf runs; }
+}
+
+# trains OPTION...: the program succeeds.
+trains() { "$program" --data-dir data "$@" >stdout 2>stderr || fail "status $?: $*"; }
+
+# ---- wrong options ---------------------------------------------------------------------------------------------------
+refuses 2 "unknown option '--epoch'; did you mean --epochs?" --epoch 3
+refuses 2 "but is '0'" --batch-size 0
+refuses 2 "but is '-1'" --batch-size -1
+refuses 2 "but is 'many'" --batch-size many
+refuses 2 "batch size 204 is larger than the data set (203 samples)" --batch-size 204
+refuses 2 "but is 'nan'" --lr nan
+refuses 2 "but is '-0.1'" --lr -0.1
+refuses 2 "but is 'inf'" --weight-decay inf
+refuses 2 "but is '0'" --epochs 0
+refuses 2 "but is '0'" --threads 0
+refuses 2 "but is '4'" --batch-size 3 --accumulate 4
+refuses 2 "--warmup must be 0 with --schedule constant but is 3" --warmup 3
+refuses 2 "but is 100" --schedule cosine --warmup 100
+refuses 2 "needs a checkpoint" --resume
+refuses 2 "needs a checkpoint" --eval runs/a
+refuses 2 "--norm must be auto, batch, layer or none but is 'group'" --norm group
+refuses 2 "--bn-accumulation micro" --norm batch --accumulate 2
+refuses 2 "at least 2 samples" --norm batch --batch-size 1
+refuses 2 "--drop-last" --norm batch --batch-size 101
+if [[ ! -e /dev/nvidia0 ]]; then refuses 2 "cuda was asked for but cannot be used" --device cuda; fi
+
+# ---- wrong data ------------------------------------------------------------------------------------------------------
+# damaged TEXT COMMAND: with the data set changed by COMMAND, which works in its folder.
+damaged() {
+  rm -rf damaged
+  cp -r data damaged
+  (cd damaged && eval "$2")
+  local status=0
+  "$program" --data-dir damaged --out runs/refused >stdout 2>stderr || status=$?
+  [[ $status == 1 ]] || fail "status $status instead of 1: $2"
+  [[ $(wc -l <stderr) == 1 && $(<stderr) == "error: "*"$1"* ]] || fail "no single line 'error: ... $1 ...': $2"
+  [[ ! -e runs ]] || { fail "something was written: $2"; rm -rf runs; }
+}
+damaged "train-images-idx3-ubyte" 'rm train-images-idx3-ubyte'
+damaged "is truncated" 'truncate -s -1000 train-images-idx3-ubyte'
+damaged "train-labels-idx1-ubyte" 'printf "\0\0\x08" >train-labels-idx1-ubyte'
+damaged "t10k-labels-idx1-ubyte" ': >t10k-labels-idx1-ubyte'
+damaged "t10k-images-idx3-ubyte" 'seq 1 9999 >t10k-images-idx3-ubyte'
+damaged "magic" 'printf "\x01" | dd of=train-images-idx3-ubyte conv=notrunc status=none'
+damaged "labels must be in [0, 10) but row 0" 'printf "\x0b" | dd of=t10k-labels-idx1-ubyte bs=1 seek=8 conv=notrunc status=none'
+damaged "train-images-idx3-ubyte.gz" 'gzip train-images-idx3-ubyte; truncate -s -100 train-images-idx3-ubyte.gz'
+damaged "package" 'rm -r ../damaged'
+
+# ---- unusable output folders -----------------------------------------------------------------------------------------
+unusable() {
+  local status=0
+  "$program" --data-dir data --out "$1" >stdout 2>stderr || status=$?
+  [[ $status == 1 ]] || fail "status $status instead of 1: --out $1"
+  [[ $(wc -l <stderr) == 1 && $(<stderr) == "error: --out"*"$2"* ]] || fail "no single line 'error: --out ... $2 ...'"
+}
+printf 'mine\n' >file
+mkdir full
+printf 'mine\n' >full/thesis
+unusable file "is a file"
+unusable file/run "is a file"
+unusable full "holds other files"
+if [[ -e /proc/self ]]; then unusable /proc/run "cannot be"; fi
+[[ $(<file) == mine && $(<full/thesis) == mine && $(ls full) == thesis ]] || fail "a file of the user's was touched"
+
+# ---- runs ------------------------------------------------------------------------------------------------------------
+# hash RUN: the hash of its final parameters.
+hash() { sed -n 's/.*"parameters_hash": "\(.*\)".*/\1/p' "$1/summary.json"; }
+same() {
+  cmp -s "$1/metrics.jsonl" "$2/metrics.jsonl" || fail "the metrics of $1 and $2 differ"
+  [[ -n $(hash "$1") && $(hash "$1") == "$(hash "$2")" ]] || fail "the parameters of $1 and $2 differ"
+}
+trains --out runs/a --batch-size 20 --epochs 2 --threads 1
+[[ $(ls runs/a) == $'metrics.jsonl\nreport.html\nsummary.json' ]] || fail "files of a run"
+[[ $(wc -l <runs/a/metrics.jsonl) == 24 ]] || fail "22 updates and 2 evaluations make 24 lines"
+[[ $(wc -l <stdout) -ge 3 && ! -s stderr ]] || fail "a line per epoch on stdout, nothing on stderr"
+trains --out runs/b --batch-size 20 --epochs 2 --threads 2
+same runs/a runs/b
+trains --out runs/b --batch-size 20 --epochs 2 --threads 7 --log-every 5 --profile
+[[ $(hash runs/a) == "$(hash runs/b)" && $(hash runs/a) == "$(hash runs/b.1)" ]] || fail "runs differ by threads or logging"
+[[ -e runs/b.1/report.html ]] || fail "the earlier run moved aside whole"
+DNNL_MAX_CPU_ISA=AVX2 trains --out runs/c --batch-size 20 --epochs 2 --threads 1
+DNNL_MAX_CPU_ISA=AVX2 trains --out runs/d --batch-size 20 --epochs 2 --threads 7
+same runs/c runs/d
+
+trains --out runs/json --json --max-updates 3
+[[ $(head -c 2 stdout) == '{'* && $(<stdout) == "$(<runs/json/summary.json)" ]] || fail "stdout is the summary"
+[[ -s stderr ]] || fail "the rest goes to stderr"
+trains --out runs/sgd --batch-size 1 --optimizer sgd --max-updates 30
+trains --out runs/full --batch-size full --accumulate 20 --epochs 2
+grep -q "full batch: an epoch is 1 update" stdout || fail "says how many updates an epoch has"
+trains --out runs/micro --norm batch --accumulate 2 --bn-accumulation micro --batch-size 20 --drop-last
+trains --out 'runs/a folder with ü' --max-updates 1
+[[ -e 'runs/a folder with ü/report.html' ]] || fail "a folder with an unusual name"
+
+# A stopped run ends in good order.
+"$program" --data-dir data --out runs/stopped --epochs 100000 >stdout 2>stderr &
+pid=$!
+for ((i = 0; i < 300; ++i)); do
+  [[ ! -s runs/stopped/metrics.jsonl ]] || break
+  sleep 0.1
+done
+kill -TERM "$pid" || true
+status=0
+wait "$pid" || status=$?
+[[ $status == 143 ]] || fail "status $status instead of 143 after SIGTERM"
+grep -q '"stopped_by": "SIGTERM"' runs/stopped/summary.json || fail "the summary says what stopped the run"
+
+((failures == 0)) || { printf '%d failed\n' "$failures"; exit 1; }
+printf 'all passed\n'

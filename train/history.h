@@ -1,0 +1,35 @@
+#pragma once
+// The loss curve of a run of any length in bounded memory.
+#include <cstdint>
+#include <vector>
+
+namespace weft::train {
+
+/// A stretch of consecutive logged updates.
+struct LossPoint {
+  std::int64_t update = 0;             // the last one of the stretch
+  std::int64_t count = 0;              // finite losses in it
+  std::int64_t bad = 0;                // losses that were NaN or infinite
+  double mean = 0, low = 0, high = 0;  // of the finite ones; 0 when there is none
+};
+
+/// Collects losses. While they are few every point is one update; beyond 2 * kPoints points neighbours are merged in pairs,
+/// so that memory and the drawn curve stay small.
+class LossHistory {
+ public:
+  static constexpr std::size_t kPoints = 1000;
+
+  void add(std::int64_t update, double loss);
+  const std::vector<LossPoint>& points() const { return points_; }
+  /// Logged updates that one point stands for.
+  std::int64_t stride() const { return stride_; }
+  /// Losses that were NaN or infinite.
+  std::int64_t bad() const;
+
+ private:
+  std::vector<LossPoint> points_;
+  std::int64_t stride_ = 1;
+  std::int64_t in_last_ = 0;  // logged updates in the last point
+};
+
+}  // namespace weft::train
