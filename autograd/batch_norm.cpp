@@ -70,7 +70,7 @@ void check(const Tensor& x, const Tensor& gamma, const Tensor& beta, const Tenso
            const Tensor& running_var, const BatchNormOptions& options) {
   const char* op = "batch_norm";
   require<ShapeError>(x.rank() == 2 && x.size(1) >= 1, op, "x must have shape [R, C] with C >= 1 but has {}",
-                      x.shape().str());
+                      x.shape());
   require<DtypeError>(is_floating(x.dtype()), op, "x must be f64, f32, f16 or bf16 but is {}", to_string(x.dtype()));
   require<OptionError>(options.eps > 0 && std::isfinite(options.eps), op, "eps must be positive but is {}",
                        options.eps);
@@ -93,7 +93,7 @@ void check(const Tensor& x, const Tensor& gamma, const Tensor& beta, const Tenso
     require<ShapeError>(x.size(0) >= 2, op,
                         "training needs at least 2 rows per channel but the input has shape {}: use a larger batch, or "
                         "eval mode",
-                        x.shape().str());
+                        x.shape());
 }
 
 }  // namespace

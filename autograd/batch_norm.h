@@ -16,17 +16,19 @@ struct BatchNormOptions {
 ///          running_mean = (1 - momentum) * running_mean + momentum * mean,
 ///          running_var  = (1 - momentum) * running_var  + momentum * var * R / (R - 1);
 ///   eval:  the running ones, which stay as they are.
-/// Shapes:   x [R, C], C >= 1; gamma [C] or undefined (1); beta [C] or undefined (0); running_mean, running_var [C], may be
-///           undefined in training -> y [R, C]. Training needs R >= 2; eval allows 0.
-/// Types:    x f32|f16|bf16|f64, gamma and beta alike; statistics, running ones included, and sums in f32 (f64 for f64).
-/// Layout:   operands are made contiguous when they are not; the running statistics must be (they change in place and are
-///           no part of the graph).
+/// Shapes:   x [R, C], C >= 1; gamma [C] or undefined (1); beta [C] or undefined (0); running_mean, running_var [C],
+///           may be undefined in training -> y [R, C]. Training needs R >= 2; eval allows 0.
+/// Types:    x f32|f16|bf16|f64, gamma and beta alike; statistics, running ones included, and sums in f32 (f64 for
+///           f64).
+/// Layout:   operands are made contiguous when they are not; the running statistics must be (they change in place and
+///           are no part of the graph).
 /// Grad:     dx overwrites; dgamma, dbeta accumulate (+=). Saves x, gamma, mean [C], rstd [C].
 ///             xhat = (x - mean) * rstd, dgamma = sum_r dy * xhat, dbeta = sum_r dy;
 ///             train: dx = gamma * rstd * (dy - dbeta / R - xhat * dgamma / R),  eval: dx = gamma * rstd * dy.
-/// Errors:   ShapeError "[batch_norm] training needs at least 2 rows per channel but the input has shape [1, 512]: use a
-///           larger batch, or eval mode", before anything changes; "[batch_norm] gamma must have shape [C]=[512] but has
-///           [256]"; DtypeError; DeviceError; OptionError for eps and momentum, and for eval without running statistics.
+/// Errors:   ShapeError "[batch_norm] training needs at least 2 rows per channel but the input has shape [1, 512]: use
+///           a larger batch, or eval mode", before anything changes; "[batch_norm] gamma must have shape [C]=[512] but
+///           has [256]"; DtypeError; DeviceError; OptionError for eps and momentum, and for eval without running
+///           statistics.
 /// Cost:     reads R·C, writes R·C elements; training reads twice when x is larger than 768 KiB; memory-bound.
 /// Numerics: two-pass mean and variance in chunks of 64 rows, combined in order after Chan, around a shift: the error
 ///           depends on a column's spread, not on its mean. Bitwise independent of the thread count.

@@ -9,11 +9,11 @@ inline void check_channel_vector(const char* op, const char* name, const Tensor&
                                  Dtype dtype, Device device) {
   if (!vector.defined()) return;
   require<ShapeError>(vector.rank() == 1 && vector.size(0) == channels, op, "{} must have shape [C]=[{}] but has {}",
-                      name, channels, vector.shape().str());
+                      name, channels, vector.shape());
   require<DtypeError>(vector.dtype() == dtype, op, "{} must be {} to go with x but is {}", name, to_string(dtype),
                       to_string(vector.dtype()));
-  require<DeviceError>(vector.device() == device, op, "{} must be on {} like x but is on {}", name, device.str(),
-                       vector.device().str());
+  require<DeviceError>(vector.device() == device, op, "{} must be on {} like x but is on {}", name, device,
+                       vector.device());
 }
 
 /// The data of a tensor that may be undefined.

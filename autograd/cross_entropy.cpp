@@ -38,25 +38,24 @@ struct CrossEntropyNode final : Node {
 void check(const Tensor& logits, const Tensor& targets, const Tensor& mask) {
   const char* op = "cross_entropy";
   require<ShapeError>(logits.rank() >= 1 && logits.size(-1) >= 1, op,
-                      "logits must have shape [..., V] with V >= 1 but has {}", logits.shape().str());
+                      "logits must have shape [..., V] with V >= 1 but has {}", logits.shape());
   require<DtypeError>(is_floating(logits.dtype()), op, "logits must be f64, f32, f16 or bf16 but is {}",
                       to_string(logits.dtype()));
   Shape rows = logits.shape();
   rows.erase(rows.rank() - 1);
   require<ShapeError>(targets.shape() == rows, op,
-                      "targets must have shape {} to go with logits of shape {} but has {}", rows.str(),
-                      logits.shape().str(), targets.shape().str());
+                      "targets must have shape {} to go with logits of shape {} but has {}", rows, logits.shape(),
+                      targets.shape());
   require<DtypeError>(targets.dtype() == Dtype::i64, op, "targets must be i64 but is {}: cast it",
                       to_string(targets.dtype()));
   require<DeviceError>(targets.device() == logits.device(), op, "targets must be on {} like logits but is on {}",
-                       logits.device().str(), targets.device().str());
+                       logits.device(), targets.device());
   if (!mask.defined()) return;
-  require<ShapeError>(mask.shape() == rows, op, "mask must have shape {} like targets but has {}", rows.str(),
-                      mask.shape().str());
+  require<ShapeError>(mask.shape() == rows, op, "mask must have shape {} like targets but has {}", rows, mask.shape());
   require<DtypeError>(mask.dtype() == Dtype::boolean || mask.dtype() == Dtype::u8, op,
                       "mask must be bool or u8 but is {}", to_string(mask.dtype()));
   require<DeviceError>(mask.device() == logits.device(), op, "mask must be on {} like logits but is on {}",
-                       logits.device().str(), mask.device().str());
+                       logits.device(), mask.device());
 }
 
 }  // namespace

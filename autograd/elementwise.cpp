@@ -12,16 +12,19 @@ namespace {
 using kernels::BinaryOp;
 
 void check_device(const char* op, const Tensor& a, const Tensor& b) {
-  require<DeviceError>(a.device() == b.device(), op, "operands must be on one device but are on {} and {}", a.device().str(),
-                       b.device().str());
+  require<DeviceError>(a.device() == b.device(), op, "operands must be on one device but are on {} and {}", a.device(),
+                       b.device());
 }
 
 // Both operands already have the result's dtype.
 Tensor run_binary(const char* op, BinaryOp kind, const Tensor& a, const Tensor& b) {
   const Shape shape = a.shape() == b.shape() ? a.shape() : broadcast_shapes(a.shape(), b.shape(), op);
   Tensor y = Tensor::empty(shape, a.dtype(), a.device());
-  const auto strides = [&](const Tensor& x) { return x.shape() == shape ? x.strides() : x.alias().expand(shape).strides(); };
-  kernels::binary(a.device(), {kind, a.dtype(), a.raw_data(), b.raw_data(), y.raw_data(), shape, strides(a), strides(b)});
+  const auto strides = [&](const Tensor& x) {
+    return x.shape() == shape ? x.strides() : x.alias().expand(shape).strides();
+  };
+  kernels::binary(a.device(),
+                  {kind, a.dtype(), a.raw_data(), b.raw_data(), y.raw_data(), shape, strides(a), strides(b)});
   return y;
 }
 
@@ -110,8 +113,8 @@ struct ReluNode final : Node {
     const Tensor gradient = contiguous(dy[0]);
     const Tensor& output = y.get(name());
     Tensor result = Tensor::empty(gradient.shape(), gradient.dtype(), gradient.device());
-    kernels::relu_backward(gradient.device(), {gradient.dtype(), gradient.raw_data(), output.raw_data(), result.raw_data(),
-                                               gradient.numel()});
+    kernels::relu_backward(gradient.device(), {gradient.dtype(), gradient.raw_data(), output.raw_data(),
+                                               result.raw_data(), gradient.numel()});
     dx.set(0, std::move(result));
   }
   void release() override { y.reset(); }

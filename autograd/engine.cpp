@@ -52,10 +52,10 @@ void collect(const std::shared_ptr<Node>& root, std::uint64_t run, Visit& visit)
 
 void check_window(const AutogradMeta& leaf, std::uint64_t window) {
   if (!leaf.has_gradient || leaf.window == window) return;
-  fail<AutogradError>("backward",
-                      "a leaf of shape {} holds a gradient of {} but this backward belongs to {}: step or zero_grad first",
-                      leaf.gradient.shape().str(), leaf.window == 0 ? "no window" : fmt::format("window {}", leaf.window),
-                      window == 0 ? "no window" : fmt::format("window {}", window));
+  fail<AutogradError>(
+      "backward", "a leaf of shape {} holds a gradient of {} but this backward belongs to {}: step or zero_grad first",
+      leaf.gradient.shape(), leaf.window == 0 ? "no window" : fmt::format("window {}", leaf.window),
+      window == 0 ? "no window" : fmt::format("window {}", window));
 }
 
 void accumulate(AutogradMeta& leaf, Tensor gradient, std::uint64_t window) {
@@ -78,7 +78,7 @@ void settle_hooked(AutogradMeta& leaf, std::uint64_t window) {
     const Shape shape = gradient.shape();
     gradient = hook(gradient);
     require<AutogradError>(gradient.defined() && gradient.shape() == shape, "backward",
-                           "a gradient hook must return a tensor of the gradient's shape {}", shape.str());
+                           "a gradient hook must return a tensor of the gradient's shape {}", shape);
   }
   accumulate(leaf, std::move(gradient), window);
 }
@@ -93,14 +93,16 @@ void deliver(AutogradMeta& leaf, Tensor gradient, std::uint64_t window) {
   if (gradient.defined()) add_(leaf.incoming, gradient);
 }
 
-Gradients::Target leaf_target(AutogradMeta& leaf, const Shape& shape, Dtype dtype, Device device, std::uint64_t window) {
+Gradients::Target leaf_target(AutogradMeta& leaf, const Shape& shape, Dtype dtype, Device device,
+                              std::uint64_t window) {
   check_window(leaf, window);
   const bool had_gradient = leaf.has_gradient;
   const bool fits = leaf.gradient.defined() && leaf.gradient.shape() == shape && leaf.gradient.dtype() == dtype &&
                     leaf.gradient.device() == device && leaf.gradient.is_contiguous();
   if (!fits) {
-    require<AutogradError>(!had_gradient, "backward", "a leaf holds a gradient of shape {} but gets one of shape {}",
-                           had_gradient ? leaf.gradient.shape().str() : "", shape.str());
+    if (had_gradient)
+      fail<AutogradError>("backward", "a leaf holds a gradient of shape {} but gets one of shape {}",
+                          leaf.gradient.shape(), shape);
     leaf.gradient = Tensor::empty(shape, dtype, device);
   }
   leaf.has_gradient = true;
@@ -116,7 +118,7 @@ void check_anomaly(const char* op, std::initializer_list<const Tensor*> outputs)
     const std::vector<double> values = cast(output->alias(), Dtype::f64).to_vector<double>();
     for (std::size_t i = 0; i < values.size(); ++i)
       require<AutogradError>(std::isfinite(values[i]), op, "made {} at element {} of a result of shape {}",
-                             std::isnan(values[i]) ? "a NaN" : "an infinity", i, output->shape().str());
+                             std::isnan(values[i]) ? "a NaN" : "an infinity", i, output->shape());
   }
 }
 
@@ -126,9 +128,10 @@ AnomalyMode::AnomalyMode() { ++anomaly_depth; }
 AnomalyMode::~AnomalyMode() { --anomaly_depth; }
 
 Tensor set_requires_grad(const Tensor& tensor, bool required) {
-  require<DtypeError>(!required || is_floating(tensor.dtype()), "set_requires_grad", "needs a floating dtype but has {}",
-                      to_string(tensor.dtype()));
-  require<AutogradError>(is_leaf(tensor), "set_requires_grad", "the tensor is the result of a recorded operation: detach it first");
+  require<DtypeError>(!required || is_floating(tensor.dtype()), "set_requires_grad",
+                      "needs a floating dtype but has {}", to_string(tensor.dtype()));
+  require<AutogradError>(is_leaf(tensor), "set_requires_grad",
+                         "the tensor is the result of a recorded operation: detach it first");
   if (!required) {
     tensor.set_autograd_slot(nullptr);
   } else if (autograd_meta(tensor) == nullptr) {
@@ -155,10 +158,11 @@ void zero_grad(const Tensor& leaf) {
 
 void set_grad(const Tensor& leaf, const Tensor& gradient) {
   AutogradMeta* meta = autograd_meta(leaf);
-  require<AutogradError>(meta != nullptr && meta->requires_grad, "set_grad", "the tensor is no leaf that requires a gradient");
+  require<AutogradError>(meta != nullptr && meta->requires_grad, "set_grad",
+                         "the tensor is no leaf that requires a gradient");
   require<ShapeError>(gradient.shape() == leaf.shape() && gradient.dtype() == leaf.dtype(), "set_grad",
-                      "the gradient must be {} {} but is {} {}", leaf.shape().str(), to_string(leaf.dtype()),
-                      gradient.shape().str(), to_string(gradient.dtype()));
+                      "the gradient must be {} {} but is {} {}", leaf.shape(), to_string(leaf.dtype()),
+                      gradient.shape(), to_string(gradient.dtype()));
   const NoGrad guard;
   meta->gradient = clone(gradient);
   meta->has_gradient = true;
@@ -174,7 +178,8 @@ Tensor detach(const Tensor& tensor) { return tensor.alias(); }
 
 void add_grad_hook(const Tensor& leaf, GradientHook hook) {
   AutogradMeta* meta = autograd_meta(leaf);
-  require<AutogradError>(meta != nullptr && meta->requires_grad, "add_grad_hook", "the tensor is no leaf that requires a gradient");
+  require<AutogradError>(meta != nullptr && meta->requires_grad, "add_grad_hook",
+                         "the tensor is no leaf that requires a gradient");
   meta->hooks.push_back(std::move(hook));
 }
 
@@ -183,12 +188,12 @@ void backward(const Tensor& root, const Tensor& seed, BackwardOptions options) {
                          "the tensor depends on nothing that requires a gradient (or was computed under NoGrad)");
   Tensor start = seed;
   if (!start.defined()) {
-    require<ShapeError>(root.numel() == 1, "backward", "a tensor of shape {} needs a seed: only one element can do without",
-                        root.shape().str());
+    require<ShapeError>(root.numel() == 1, "backward",
+                        "a tensor of shape {} needs a seed: only one element can do without", root.shape());
     start = ones(root.shape(), root.dtype(), root.device());
   }
   require<ShapeError>(start.shape() == root.shape() && start.dtype() == root.dtype(), "backward",
-                      "the seed must be {} {} but is {} {}", root.shape().str(), to_string(root.dtype()), start.shape().str(),
+                      "the seed must be {} {} but is {} {}", root.shape(), to_string(root.dtype()), start.shape(),
                       to_string(start.dtype()));
   const NoGrad guard;
   AutogradMeta& meta = *autograd_meta(root);
@@ -202,10 +207,11 @@ void backward(const Tensor& root, const Tensor& seed, BackwardOptions options) {
   Visit visit;
   collect(meta.node, next_run.fetch_add(1, std::memory_order_relaxed), visit);
   for (const auto& node : visit.nodes)
-    require<AutogradError>(!node->released || node->reusable(), "backward",
-                           "the graph of '{}' was released by an earlier backward: give that one retain_graph = true, or run "
-                           "forward again",
-                           node->name());
+    require<AutogradError>(
+        !node->released || node->reusable(), "backward",
+        "the graph of '{}' was released by an earlier backward: give that one retain_graph = true, or run "
+        "forward again",
+        node->name());
   meta.node->incoming[static_cast<std::size_t>(meta.output)] = start;
   meta.node->incoming_owned[static_cast<std::size_t>(meta.output)] = false;
   for (const auto& node : visit.nodes) {

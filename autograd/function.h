@@ -58,13 +58,13 @@ class Function {
     const char* name() const override { return F::kName; }
     void backward(std::span<const Tensor> dy, Gradients& dx) override {
       std::vector<Tensor> gradients = F::backward(context, dy[0]);
-      require<AutogradError>(gradients.size() == inputs.size(), F::kName, "backward must return {} gradients but returned {}",
-                             inputs.size(), gradients.size());
+      require<AutogradError>(gradients.size() == inputs.size(), F::kName,
+                             "backward must return {} gradients but returned {}", inputs.size(), gradients.size());
       for (std::size_t i = 0; i < gradients.size(); ++i) {
         if (!dx.wanted(static_cast<int>(i)) || !gradients[i].defined()) continue;
         require<AutogradError>(gradients[i].shape() == shapes[i], F::kName,
-                               "backward must return a gradient of shape {} for input {} but returned {}", shapes[i].str(), i,
-                               gradients[i].shape().str());
+                               "backward must return a gradient of shape {} for input {} but returned {}", shapes[i], i,
+                               gradients[i].shape());
         dx.set(static_cast<int>(i), std::move(gradients[i]));
       }
     }

@@ -12,7 +12,8 @@ namespace weft {
 namespace {
 
 // v · f(inputs), the scalar that both gradients are taken of.
-double projected(const std::function<Tensor(const std::vector<Tensor>&)>& f, const std::vector<Tensor>& inputs, const Tensor& v) {
+double projected(const std::function<Tensor(const std::vector<Tensor>&)>& f, const std::vector<Tensor>& inputs,
+                 const Tensor& v) {
   const NoGrad guard;
   return sum(mul(f(inputs), v)).item<double>();
 }
@@ -23,22 +24,24 @@ GradcheckResult gradcheck(const std::function<Tensor(const std::vector<Tensor>&)
                           GradcheckOptions options) {
   for (const Tensor& input : inputs)
     require<DtypeError>(input.dtype() == Dtype::f64 && input.is_contiguous() && input.device().kind == DeviceKind::cpu,
-                        "gradcheck", "needs contiguous f64 inputs on the cpu but one is {} {}", to_string(input.dtype()),
-                        input.shape().str());
+                        "gradcheck", "needs contiguous f64 inputs on the cpu but one is {} {}",
+                        to_string(input.dtype()), input.shape());
   GradcheckResult result;
   for (int projection = 0; projection < options.projections; ++projection) {
     // Fresh leaves over the same memory: gradients that the caller holds are left alone.
     std::vector<Tensor> leaves;
     for (const Tensor& input : inputs) leaves.push_back(set_requires_grad(input.alias()));
     const Tensor output = f(leaves);
-    require<DtypeError>(output.dtype() == Dtype::f64, "gradcheck", "needs an f64 result but got {}", to_string(output.dtype()));
+    require<DtypeError>(output.dtype() == Dtype::f64, "gradcheck", "needs an f64 result but got {}",
+                        to_string(output.dtype()));
     const Tensor v = randn(output.shape(), options.seed * 1000003 + static_cast<std::uint64_t>(projection), Dtype::f64);
     backward(output, v);
 
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       const Tensor gradient = grad(leaves[i]);
-      const std::vector<double> analytic = gradient.defined() ? gradient.to_vector<double>()
-                                                              : std::vector<double>(static_cast<std::size_t>(inputs[i].numel()));
+      const std::vector<double> analytic = gradient.defined()
+                                               ? gradient.to_vector<double>()
+                                               : std::vector<double>(static_cast<std::size_t>(inputs[i].numel()));
       double difference = 0, norm = 0, worst = -1;
       std::size_t worst_element = 0;
       double worst_numeric = 0;
@@ -65,9 +68,10 @@ GradcheckResult gradcheck(const std::function<Tensor(const std::vector<Tensor>&)
       if (!(error <= options.tolerance) && result.passed) {
         result.passed = false;
         result.message = fmt::format(
-            "input {} of shape {}: relative error {:.3g} exceeds {:.3g}; at element {} the analytic gradient is {:.12g} but the "
+            "input {} of shape {}: relative error {:.3g} exceeds {:.3g}; at element {} the analytic gradient is "
+            "{:.12g} but the "
             "numeric one {:.12g}",
-            i, inputs[i].shape().str(), error, options.tolerance, worst_element, analytic[worst_element], worst_numeric);
+            i, inputs[i].shape(), error, options.tolerance, worst_element, analytic[worst_element], worst_numeric);
       }
     }
   }

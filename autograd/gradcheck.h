@@ -9,10 +9,11 @@
 namespace weft {
 
 struct GradcheckOptions {
-  double step = 1e-6;        // relative to max(1, |x|); near cbrt(2^-52), where truncation and rounding balance
-  double tolerance = 1e-6;   // on ||analytic - numeric|| / max(||numeric||, floor) per input
-  double floor = 1e-6;       // gradients smaller than this are compared absolutely
-  int projections = 2;       // random directions v of the output: v·f is differentiated, so that no symmetry of sum() hides errors
+  double step = 1e-6;       // relative to max(1, |x|); near cbrt(2^-52), where truncation and rounding balance
+  double tolerance = 1e-6;  // on ||analytic - numeric|| / max(||numeric||, floor) per input
+  double floor = 1e-6;      // gradients smaller than this are compared absolutely
+  int projections =
+      2;  // random directions v of the output: v·f is differentiated, so that no symmetry of sum() hides errors
   std::uint64_t seed = 0;
 };
 

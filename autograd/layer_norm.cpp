@@ -65,7 +65,7 @@ struct LayerNormNode final : Node {
 void check(const Tensor& x, const Tensor& gamma, const Tensor& beta, double eps) {
   const char* op = "layer_norm";
   require<ShapeError>(x.rank() >= 1 && x.size(-1) >= 1, op, "x must have shape [..., C] with C >= 1 but has {}",
-                      x.shape().str());
+                      x.shape());
   require<DtypeError>(is_floating(x.dtype()), op, "x must be f64, f32, f16 or bf16 but is {}", to_string(x.dtype()));
   require<OptionError>(eps > 0 && std::isfinite(eps), op, "eps must be positive but is {}", eps);
   detail::check_channel_vector(op, "gamma", gamma, x.size(-1), x.dtype(), x.device());

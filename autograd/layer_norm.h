@@ -5,8 +5,8 @@ namespace weft {
 
 /// Normalises each row of the last axis, then scales and shifts.
 ///   y[r,c] = (x[r,c] - mean[r]) * rstd[r] * gamma[c] + beta[c],   rstd = 1/sqrt(var + eps), var divided by C
-/// Shapes:   x [..., C], C >= 1; gamma [C] or undefined (1); beta [C] or undefined (0) -> y [..., C]. R = product of the
-///           leading dims, 0 allowed.
+/// Shapes:   x [..., C], C >= 1; gamma [C] or undefined (1); beta [C] or undefined (0) -> y [..., C]. R = product of
+///           the leading dims, 0 allowed.
 /// Types:    x f32|f16|bf16|f64, gamma and beta alike; statistics and sums in f32 (f64 for f64).
 /// Layout:   operands are made contiguous when they are not.
 /// Params:   eps > 0, in units of x² (added to the variance).
@@ -15,8 +15,8 @@ namespace weft {
 /// Errors:   ShapeError "[layer_norm] gamma must have shape [C]=[768] but has [512]"; DtypeError; DeviceError;
 ///           OptionError "[layer_norm] eps must be positive but is 0".
 /// Cost:     reads R·C, writes R·C elements (+ 8R bytes); memory-bound. Backward reads 2·R·C, writes R·C.
-/// Numerics: two-pass variance around a shift, in both directions: the error depends on a row's spread, not on its mean; a
-///           constant row gives exactly beta. Bitwise independent of the thread count.
+/// Numerics: two-pass variance around a shift, in both directions: the error depends on a row's spread, not on its
+///           mean; a constant row gives exactly beta. Bitwise independent of the thread count.
 /// Source:   Ba, Kiros, Hinton 2016, arXiv:1607.06450, eq. 3-4.
 Tensor layer_norm(const Tensor& x, const Tensor& gamma = {}, const Tensor& beta = {}, double eps = 1e-5);
 

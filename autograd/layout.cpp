@@ -1,7 +1,7 @@
 #include "autograd/layout.h"
 
-#include "autograd/node.h"
 #include "autograd/factories.h"
+#include "autograd/node.h"
 #include "kernels/copy.h"
 #include "kernels/elementwise.h"
 
@@ -20,7 +20,7 @@ void check_writable(const char* op, const Tensor& target) {
                          "the tensor takes part in a graph: wrap the write in NoGrad, or compute a new tensor");
   for (int d = 0; d < target.rank(); ++d)
     require<ShapeError>(target.size(d) <= 1 || target.strides()[d] != 0, op,
-                        "an expanded tensor of shape {} cannot be written: its elements share memory", target.shape().str());
+                        "an expanded tensor of shape {} cannot be written: its elements share memory", target.shape());
 }
 
 }  // namespace
@@ -42,8 +42,8 @@ Tensor reshape(const Tensor& x, const Shape& shape) {
 
 void copy_(const Tensor& target, const Tensor& source) {
   check_writable("copy_", target);
-  require<DeviceError>(target.device() == source.device(), "copy_", "both tensors must be on one device but are on {} and {}",
-                       target.device().str(), source.device().str());
+  require<DeviceError>(target.device() == source.device(), "copy_",
+                       "both tensors must be on one device but are on {} and {}", target.device(), source.device());
   const Tensor from = source.alias().expand(target.shape());
   if (target.numel() > 0)
     kernels::copy(target.device(), {target.dtype(), source.dtype(), target.raw_data(), from.raw_data(), target.shape(),
@@ -61,8 +61,8 @@ void fill_(const Tensor& target, double value) {
 void add_(const Tensor& target, const Tensor& source) {
   check_writable("add_", target);
   require<ShapeError>(target.shape() == source.shape() && target.dtype() == source.dtype(), "add_",
-                      "needs operands of one shape and dtype but has {} {} and {} {}", target.shape().str(),
-                      to_string(target.dtype()), source.shape().str(), to_string(source.dtype()));
+                      "needs operands of one shape and dtype but has {} {} and {} {}", target.shape(),
+                      to_string(target.dtype()), source.shape(), to_string(source.dtype()));
   require<ShapeError>(target.is_contiguous(), "add_", "the target must be contiguous");
   const Tensor from = source.is_contiguous() ? source : clone(source.alias());
   kernels::add_into(target.device(), {target.dtype(), target.raw_data(), from.raw_data(), target.numel()});

@@ -25,8 +25,8 @@ struct LinearNode final : Node {
     }
     if (dx.wanted(1)) {
       const auto target = dx.target(1, {out, in}, dtype, device);
-      kernels::linear_backward_weight(device, {dtype, dz.raw_data(), x.get(name()).raw_data(), target.tensor.raw_data(), rows,
-                                               in, out, target.mode});
+      kernels::linear_backward_weight(device, {dtype, dz.raw_data(), x.get(name()).raw_data(), target.tensor.raw_data(),
+                                               rows, in, out, target.mode});
     }
     if (dx.wanted(2)) {
       const auto target = dx.target(2, {out}, dtype, device);
@@ -59,21 +59,20 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activat
   require<ShapeError>(x.rank() >= 1, "linear", "x must have at least one dimension but is a scalar");
   const std::int64_t in = x.size(-1);
   require<ShapeError>(weight.rank() == 2 && weight.size(1) == in, "linear",
-                      "weight must have shape [N, {}] to take x of shape {} but has {}", in, x.shape().str(),
-                      weight.shape().str());
+                      "weight must have shape [N, {}] to take x of shape {} but has {}", in, x.shape(), weight.shape());
   const std::int64_t out = weight.size(0);
   require<DtypeError>(is_floating(x.dtype()) && weight.dtype() == x.dtype(), "linear",
                       "x and weight must have one floating dtype but have {} and {}", to_string(x.dtype()),
                       to_string(weight.dtype()));
-  require<DeviceError>(weight.device() == x.device(), "linear", "x and weight must be on one device but are on {} and {}",
-                       x.device().str(), weight.device().str());
+  require<DeviceError>(weight.device() == x.device(), "linear",
+                       "x and weight must be on one device but are on {} and {}", x.device(), weight.device());
   if (bias.defined()) {
-    require<ShapeError>(bias.rank() == 1 && bias.size(0) == out, "linear", "bias must have shape [N]=[{}] but has {}", out,
-                        bias.shape().str());
+    require<ShapeError>(bias.rank() == 1 && bias.size(0) == out, "linear", "bias must have shape [N]=[{}] but has {}",
+                        out, bias.shape());
     require<DtypeError>(bias.dtype() == x.dtype(), "linear", "bias must be {} like x but is {}", to_string(x.dtype()),
                         to_string(bias.dtype()));
-    require<DeviceError>(bias.device() == x.device(), "linear", "bias must be on {} like x but is on {}", x.device().str(),
-                         bias.device().str());
+    require<DeviceError>(bias.device() == x.device(), "linear", "bias must be on {} like x but is on {}", x.device(),
+                         bias.device());
   }
   const Tensor dense_x = contiguous(x), dense_weight = contiguous(weight);
   const Tensor dense_bias = bias.defined() ? contiguous(bias) : bias;
@@ -83,10 +82,10 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activat
   for (int d = 0; d + 1 < x.rank(); ++d) rows *= x.size(d);
 
   Tensor y = Tensor::empty(shape, x.dtype(), x.device());
-  kernels::linear_forward(x.device(), {x.dtype(), dense_x.raw_data(), dense_weight.raw_data(),
-                                       bias.defined() ? dense_bias.raw_data() : nullptr, y.raw_data(), rows, in, out,
-                                       activation == Activation::relu ? kernels::LinearActivation::relu
-                                                                      : kernels::LinearActivation::none});
+  kernels::linear_forward(
+      x.device(), {x.dtype(), dense_x.raw_data(), dense_weight.raw_data(),
+                   bias.defined() ? dense_bias.raw_data() : nullptr, y.raw_data(), rows, in, out,
+                   activation == Activation::relu ? kernels::LinearActivation::relu : kernels::LinearActivation::none});
   detail::check_anomaly("linear", {&y});
   if (auto node = record<LinearNode>({&y}, {&dense_x, &dense_weight, &dense_bias})) {
     if (requires_grad(dense_weight)) node->x = dense_x;

@@ -19,6 +19,7 @@ enum class Activation : std::uint8_t { none, relu };
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, Activation activation = Activation::none);
 
 /// The same from simple operations, with R·N·K elements in between: the reference that tests hold linear() against.
-Tensor linear_composite(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, Activation activation = Activation::none);
+Tensor linear_composite(const Tensor& x, const Tensor& weight, const Tensor& bias = {},
+                        Activation activation = Activation::none);
 
 }  // namespace weft

@@ -45,10 +45,11 @@ void Saved::operator=(const Tensor& tensor) {
 
 const Tensor& Saved::get(const char* op) const {
   if (tensor_.defined())
-    require<AutogradError>(tensor_.version() == version_, op,
-                           "a tensor of shape {} that backward needs was modified in place after it was used (version {}, "
-                           "saved at {}): clone it first, or modify it after backward",
-                           tensor_.shape().str(), tensor_.version(), version_);
+    require<AutogradError>(
+        tensor_.version() == version_, op,
+        "a tensor of shape {} that backward needs was modified in place after it was used (version {}, "
+        "saved at {}): clone it first, or modify it after backward",
+        tensor_.shape(), tensor_.version(), version_);
   return tensor_;
 }
 

@@ -27,18 +27,20 @@ class AutogradMeta final : public AutogradSlot {
   int output = 0;              // which output of the node
   // Leaves:
   bool requires_grad = false;
-  Tensor gradient;                // memory is kept between updates; its content counts only while has_gradient
+  Tensor gradient;  // memory is kept between updates; its content counts only while has_gradient
   bool has_gradient = false;
-  std::uint64_t window = 0;       // the window that the gradient belongs to, 0 for none
+  std::uint64_t window = 0;  // the window that the gradient belongs to, 0 for none
   std::vector<GradientHook> hooks;
   // During one backward call:
-  std::uint64_t run = 0;          // the call that `pending` belongs to
-  int pending = 0;                // edges of that call that have not delivered yet
-  Tensor incoming;                // sum so far, for a leaf with hooks
+  std::uint64_t run = 0;  // the call that `pending` belongs to
+  int pending = 0;        // edges of that call that have not delivered yet
+  Tensor incoming;        // sum so far, for a leaf with hooks
 };
 
 /// The meta of a tensor, or null when nothing is attached.
-inline AutogradMeta* autograd_meta(const Tensor& tensor) { return static_cast<AutogradMeta*>(tensor.autograd_slot().get()); }
+inline AutogradMeta* autograd_meta(const Tensor& tensor) {
+  return static_cast<AutogradMeta*>(tensor.autograd_slot().get());
+}
 
 /// Where the gradient of one input goes.
 struct Edge {
@@ -78,10 +80,10 @@ class Node {
   virtual bool reusable() const { return false; }
 
   std::vector<Edge> inputs;
-  std::vector<Tensor> incoming;     // gradients of the outputs, collected during a backward call
-  std::vector<bool> incoming_owned; // whether an entry may be added to in place
-  std::uint64_t sequence = 0;       // order of recording: inputs always come before their users
-  std::uint64_t run = 0;            // the backward call that visited the node last
+  std::vector<Tensor> incoming;      // gradients of the outputs, collected during a backward call
+  std::vector<bool> incoming_owned;  // whether an entry may be added to in place
+  std::uint64_t sequence = 0;        // order of recording: inputs always come before their users
+  std::uint64_t run = 0;             // the backward call that visited the node last
   bool released = false;
 };
 
@@ -96,7 +98,7 @@ class Gradients {
 
   /// Memory to write or add the gradient of an input to, for kernels that can do both (weights, biases, scales).
   struct Target {
-    Tensor tensor;      // contiguous
+    Tensor tensor;  // contiguous
     Accumulate mode;
   };
   /// For a leaf without hooks this is its gradient itself, so that nothing is copied; call only if wanted(input), once, and

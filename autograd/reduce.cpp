@@ -56,8 +56,9 @@ Shape drop(const Shape& shape, int dim, KeepDim keep) {
 }
 
 void check_mean(const Tensor& x, std::int64_t count) {
-  require<DtypeError>(is_floating(x.dtype()), "mean", "needs a floating dtype but has {}: cast first", to_string(x.dtype()));
-  require<ShapeError>(count > 0, "mean", "there is nothing to average in shape {}", x.shape().str());
+  require<DtypeError>(is_floating(x.dtype()), "mean", "needs a floating dtype but has {}: cast first",
+                      to_string(x.dtype()));
+  require<ShapeError>(count > 0, "mean", "there is nothing to average in shape {}", x.shape());
 }
 
 }  // namespace
@@ -66,7 +67,8 @@ Tensor sum(const Tensor& x) { return record_sum(run_sum(x, {1, x.numel(), 1}, {}
 
 Tensor sum(const Tensor& x, int dim, KeepDim keep) {
   dim = normalise_dim(dim, x.rank(), "sum");
-  return record_sum(run_sum(x, split_at(x.shape(), dim), drop(x.shape(), dim, keep)), x, drop(x.shape(), dim, KeepDim::yes));
+  return record_sum(run_sum(x, split_at(x.shape(), dim), drop(x.shape(), dim, keep)), x,
+                    drop(x.shape(), dim, KeepDim::yes));
 }
 
 Tensor mean(const Tensor& x) {
@@ -81,26 +83,27 @@ Tensor mean(const Tensor& x, int dim, KeepDim keep) {
 
 Tensor argmax(const Tensor& x, int dim, KeepDim keep) {
   dim = normalise_dim(dim, x.rank(), "argmax");
-  require<ShapeError>(x.size(dim) > 0, "argmax", "dimension {} of shape {} is empty", dim, x.shape().str());
+  require<ShapeError>(x.size(dim) > 0, "argmax", "dimension {} of shape {} is empty", dim, x.shape());
   const NoGrad guard;
   const Tensor dense = contiguous(x);
   Tensor y = Tensor::empty(drop(x.shape(), dim, keep), Dtype::i64, x.device());
   const Split split = split_at(x.shape(), dim);
-  kernels::argmax(x.device(), {x.dtype(), dense.raw_data(), y.data<std::int64_t>(), split.outer, split.reduced, split.inner});
+  kernels::argmax(x.device(),
+                  {x.dtype(), dense.raw_data(), y.data<std::int64_t>(), split.outer, split.reduced, split.inner});
   return y;
 }
 
 Tensor sum_to(const Tensor& x, const Shape& shape) {
   if (x.shape() == shape) return x;
   const int added = x.rank() - shape.rank();
-  require<ShapeError>(added >= 0, "sum_to", "shape {} does not broadcast to {}", shape.str(), x.shape().str());
+  require<ShapeError>(added >= 0, "sum_to", "shape {} does not broadcast to {}", shape, x.shape());
   Tensor y = x;
   // A run of neighbouring dimensions is summed in one pass; the common case, a bias, is the leading run.
   for (int last = x.rank() - 1; last >= 0; --last) {
     const auto stretched = [&](int d) { return d < added || (shape[d - added] == 1 && y.size(d) != 1); };
     if (!stretched(last)) {
-      require<ShapeError>(y.size(last) == shape[last - added], "sum_to", "shape {} does not broadcast to {}", shape.str(),
-                          x.shape().str());
+      require<ShapeError>(y.size(last) == shape[last - added], "sum_to", "shape {} does not broadcast to {}", shape,
+                          x.shape());
       continue;
     }
     int first = last;

@@ -12,10 +12,10 @@ namespace weft {
 /// recomputation never read the thread's.
 struct StepContext {
   std::uint64_t seed = 0;
-  Tensor update{};     // i64 [], in device memory (a captured graph reads it anew at each replay); numbered from 1
-  Tensor sample_ids{}; // i64 [B], the dataset's index of each row of the micro-batch
-  Tensor positions{};  // i64 [B, T], position of each token in its sample; undefined when rows are whole samples
-  int micro_batch = 0; // [0, K) within the update
+  Tensor update{};      // i64 [], in device memory (a captured graph reads it anew at each replay); numbered from 1
+  Tensor sample_ids{};  // i64 [B], the dataset's index of each row of the micro-batch
+  Tensor positions{};   // i64 [B, T], position of each token in its sample; undefined when rows are whole samples
+  int micro_batch = 0;  // [0, K) within the update
 
   /// The innermost open context of this thread, or null.
   static const StepContext* current();

@@ -20,7 +20,8 @@ Tensor labels(std::int64_t rows, std::int64_t classes) {
 
 void cross_entropy_forward(benchmark::State& state) {
   const Tensor logits = randn({state.range(0), state.range(1)}, 1), targets = labels(state.range(0), state.range(1));
-  bench::forward(state, {.bytes = 4.0 * static_cast<double>(logits.numel())}, [&] { return cross_entropy(logits, targets).sum; });
+  bench::forward(state, {.bytes = 4.0 * static_cast<double>(logits.numel())},
+                 [&] { return cross_entropy(logits, targets).sum; });
 }
 BENCHMARK(cross_entropy_forward)->Apply(shapes)->UseRealTime();
 

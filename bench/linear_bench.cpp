@@ -9,8 +9,13 @@ namespace {
 
 void linear_shapes(benchmark::internal::Benchmark* b) {
   b->ArgNames({"R", "K", "N"});
-  for (const auto& shape : {std::vector<std::int64_t>{1, 784, 512}, {128, 784, 512}, {128, 512, 256}, {128, 256, 10}, {2048, 128, 512},
-                            {2048, 384, 1536}, {1024, 1024, 1024}})
+  for (const auto& shape : {std::vector<std::int64_t>{1, 784, 512},
+                            {128, 784, 512},
+                            {128, 512, 256},
+                            {128, 256, 10},
+                            {2048, 128, 512},
+                            {2048, 384, 1536},
+                            {1024, 1024, 1024}})
     b->Args(shape);
 }
 
@@ -33,7 +38,8 @@ BENCHMARK(linear_forward)->Apply(linear_shapes)->UseRealTime();
 
 void linear_forward_backward(benchmark::State& state) {
   const Operands in(state);
-  bench::forward_backward(state, {.flops = 3 * in.flops}, {in.x, in.w, in.b}, in.dy, [&] { return linear(in.x, in.w, in.b); });
+  bench::forward_backward(state, {.flops = 3 * in.flops}, {in.x, in.w, in.b}, in.dy,
+                          [&] { return linear(in.x, in.w, in.b); });
 }
 BENCHMARK(linear_forward_backward)->Apply(linear_shapes)->UseRealTime();
 

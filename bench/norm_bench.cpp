@@ -32,7 +32,8 @@ void layer_norm_forward_backward(benchmark::State& state) {
 }
 void batch_norm_forward(benchmark::State& state) {
   const Operands in(state);
-  bench::forward(state, {.bytes = 8 * in.elements}, [&] { return batch_norm(in.x, in.gamma, in.beta, in.mean, in.variance); });
+  bench::forward(state, {.bytes = 8 * in.elements},
+                 [&] { return batch_norm(in.x, in.gamma, in.beta, in.mean, in.variance); });
 }
 void batch_norm_forward_backward(benchmark::State& state) {
   const Operands in(state);
@@ -43,7 +44,9 @@ void batch_norm_forward_backward(benchmark::State& state) {
 void layer_norm_shapes(benchmark::internal::Benchmark* b) {
   b->ArgNames({"R", "C"})->Args({128, 512})->Args({2048, 128})->Args({2048, 768})->Args({8192, 1024});
 }
-void batch_norm_shapes(benchmark::internal::Benchmark* b) { b->ArgNames({"R", "C"})->Args({128, 512})->Args({4096, 512}); }
+void batch_norm_shapes(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"R", "C"})->Args({128, 512})->Args({4096, 512});
+}
 
 BENCHMARK(layer_norm_forward)->Apply(layer_norm_shapes)->UseRealTime();
 BENCHMARK(layer_norm_forward_backward)->Apply(layer_norm_shapes)->UseRealTime();

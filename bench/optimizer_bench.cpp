@@ -25,14 +25,14 @@ void steps(benchmark::State& state, Optimizer&& optimizer, double bytes_per_para
   bench::report(state, {.bytes = bytes_per_parameter * static_cast<double>(state.range(0))});
 }
 
-void adamw_step(benchmark::State& state) {
-  steps(state, optim::AdamW(model(state.range(0), state.range(1)), {}), 32);
-}
+void adamw_step(benchmark::State& state) { steps(state, optim::AdamW(model(state.range(0), state.range(1)), {}), 32); }
 void sgd_step(benchmark::State& state) {
   steps(state, optim::SGD(model(state.range(0), state.range(1)), {.lr = 1e-3, .momentum = 0.9}), 24);
 }
 
-void sizes(benchmark::internal::Benchmark* b) { b->ArgNames({"elements", "tensors"})->Args({10'000'000, 40})->Args({409'600, 100}); }
+void sizes(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"elements", "tensors"})->Args({10'000'000, 40})->Args({409'600, 100});
+}
 
 BENCHMARK(adamw_step)->Apply(sizes)->UseRealTime();
 BENCHMARK(sgd_step)->Apply(sizes)->UseRealTime();

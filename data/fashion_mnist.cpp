@@ -69,11 +69,11 @@ FashionMnist FashionMnist::load(const std::filesystem::path& directory, const ch
   Tensor images = read_idx(image_file);
   require<IoError>(images.rank() == 3 && images.size(1) == kSide && images.size(2) == kSide, kOp,
                    "images must have shape [N, {0}, {0}] but {1} holds {2}: give the folder of Fashion-MNIST", kSide,
-                   image_file.string(), images.shape().str());
+                   image_file.string(), images.shape());
   const Tensor bytes = read_idx(label_file);
   require<IoError>(bytes.rank() == 1, kOp,
                    "labels must have shape [N] but {} holds {}: give the folder of Fashion-MNIST", label_file.string(),
-                   bytes.shape().str());
+                   bytes.shape());
   require<IoError>(
       images.size(0) == bytes.size(0), kOp,
       "there must be one label per image but {} holds {} images and {} holds {} labels; get the files anew",

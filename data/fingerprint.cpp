@@ -45,9 +45,9 @@ std::uint64_t hash_combine(std::uint64_t before, std::uint64_t value) {
 
 std::uint64_t hash_tensor(const Tensor& x) {
   require<DeviceError>(x.device().kind == DeviceKind::cpu, "hash_tensor", "needs a tensor on the cpu but it is on {}",
-                       x.device().str());
+                       x.device());
   require<ShapeError>(x.is_contiguous(), "hash_tensor", "needs a contiguous tensor but its strides are {}",
-                      x.strides().str());
+                      x.strides());
   std::uint64_t hash = hash_combine(static_cast<std::uint64_t>(x.dtype()), static_cast<std::uint64_t>(x.rank()));
   for (const std::int64_t extent : x.shape()) hash = hash_combine(hash, static_cast<std::uint64_t>(extent));
 

@@ -55,11 +55,11 @@ class PlainSource {
     const std::int64_t following = file_bytes_ - header_bytes;
     require<IoError>(declared <= following, kOp,
                      "{} is truncated: its header {} declares {} bytes of values but {} follow; get the file anew",
-                     name_, dims.str(), declared, following);
+                     name_, dims, declared, following);
     require<IoError>(
         declared == following, kOp,
         "{} has trailing bytes: its header {} declares {} bytes of values but {} follow; get the file anew", name_,
-        dims.str(), declared, following);
+        dims, declared, following);
   }
 
  private:
@@ -101,7 +101,7 @@ class GzipSource {
         declared <= most, kOp,
         "{} is truncated: its header {} declares {} bytes of values but {} compressed bytes cannot hold more "
         "than {}; get the file anew",
-        name_, dims.str(), declared, file_bytes_, most);
+        name_, dims, declared, file_bytes_, most);
   }
 
  private:
@@ -200,8 +200,7 @@ Tensor parse(Source& source, const std::string& name) {
     // An extent of 0 does not excuse the others: strides are products of them.
     const std::int64_t factor = std::max<std::int64_t>(extent, 1);
     require<IoError>(factor <= std::numeric_limits<std::int64_t>::max() / declared, kOp,
-                     "{} declares {} in its header: more values than any memory holds; get the file anew", name,
-                     dims.str());
+                     "{} declares {} in its header: more values than any memory holds; get the file anew", name, dims);
     declared *= factor;
   }
   if (!has_values) declared = 0;
@@ -211,12 +210,12 @@ Tensor parse(Source& source, const std::string& name) {
   const std::int64_t got = source.read(values.raw_data(), declared);
   require<IoError>(got == declared, kOp,
                    "{} is truncated: its header {} declares {} bytes of values but {} follow; get the file anew", name,
-                   dims.str(), declared, got);
+                   dims, declared, got);
   std::byte extra{};
   require<IoError>(
       source.read(&extra, 1) == 0, kOp,
-      "{} has trailing bytes: its header {} declares {} bytes of values but more follow; get the file anew", name,
-      dims.str(), declared);
+      "{} has trailing bytes: its header {} declares {} bytes of values but more follow; get the file anew", name, dims,
+      declared);
   return values;
 }
 

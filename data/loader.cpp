@@ -34,7 +34,7 @@ void Update::load(std::int64_t k) {
   for (const Tensor& rows : {batch.input, batch.target})
     require<ShapeError>(rows.rank() >= 1 && rows.size(0) == part.samples, "loader",
                         "the data set {} must collate {} samples into as many rows but made {}",
-                        loader_->dataset->name(), part.samples, rows.shape().str());
+                        loader_->dataset->name(), part.samples, rows.shape());
   micro_ = {to(batch.input, device), to(batch.target, device), to(sample_ids, device), k, number_,
             loader_->plan.seed()};
 }

@@ -13,8 +13,7 @@ Tensor checked(const Tensor& x, const char* role) {
   require<ShapeError>(x.rank() >= 1, "tensor_dataset", "{} must have a dimension for the samples but its shape is []",
                       role);
   require<DeviceError>(x.device().kind == DeviceKind::cpu, "tensor_dataset",
-                       "{} must be on the cpu but is on {}: the loader copies batches to its device", role,
-                       x.device().str());
+                       "{} must be on the cpu but is on {}: the loader copies batches to its device", role, x.device());
   return contiguous(x.alias());  // data only: a batch carries no graph
 }
 

@@ -20,13 +20,13 @@ struct AdamWArgs {
 ///   m = beta1 * m + (1 - beta1) * g
 ///   v = beta2 * v + (1 - beta2) * g²
 ///   p = p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
-/// t is the entry's `applied`, which grad_norm has advanced: a parameter that meets its first gradient late is corrected
-/// for its own number of updates, not for the optimizer's.
+/// t is the entry's `applied`, which grad_norm has advanced: a parameter that meets its first gradient late is
+/// corrected for its own number of updates, not for the optimizer's.
 /// Types:    f32 and f64, also mixed; coefficients are computed in f64 and rounded to the dtype once.
 /// Errors:   DtypeError for another dtype; DeviceError "[adamw] built without cuda".
 /// Cost:     reads 4 and writes 3 values per element; one pass; memory-bound.
-/// Numerics: each element on its own: bitwise independent of threads and of the chunks. In PyTorch's order but for the last
-///           line, which runs as lr' * m / (sqrt(v) + eps') with sqrt(1 - beta2^t) taken into lr' and eps'.
+/// Numerics: each element on its own: bitwise independent of threads and of the chunks. In PyTorch's order but for the
+///           last line, which runs as lr' * m / (sqrt(v) + eps') with sqrt(1 - beta2^t) taken into lr' and eps'.
 /// Source:   Loshchilov, Hutter 2019, arXiv:1711.05101, algorithm 2; torch.optim.AdamW.
 void adamw(Device device, const AdamWArgs& args);
 

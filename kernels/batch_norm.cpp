@@ -1,7 +1,7 @@
-// CPU kernels. Four vectors of columns go down a chunk of 64 rows with their sums in registers. The statistics of a chunk
-// take two passes over data that the first has brought into the cache; chunks are combined in order. A matrix that fits
-// the L2 is cut by columns, and one task computes its columns' statistics and applies them at once; a larger one is cut
-// by rows, which keeps the accesses dense, with the combination in between.
+// CPU kernels. Four vectors of columns go down a chunk of 64 rows with their sums in registers. The statistics of a
+// chunk take two passes over data that the first has brought into the cache; chunks are combined in order. A matrix
+// that fits the L2 is cut by columns, and one task computes its columns' statistics and applies them at once; a larger
+// one is cut by rows, which keeps the accesses dense, with the combination in between.
 #include "kernels/batch_norm.h"
 
 #include <algorithm>
@@ -71,8 +71,8 @@ void run_phases(const Chunks& chunks, std::int64_t channels, const Statistics& s
 
 // --- forward ---------------------------------------------------------------------------------------------------------
 
-// Of one chunk: the shift (its mean, up to rounding), what is missing to the true mean, and the sum of squared differences
-// from the mean. Shifting makes the errors depend on the spread of a column, not on its mean.
+// Of one chunk: the shift (its mean, up to rounding), what is missing to the true mean, and the sum of squared
+// differences from the mean. Shifting makes the errors depend on the spread of a column, not on its mean.
 template <class S, int N, class W>
 void chunk_statistics(const BatchNormForward& args, const Chunks& chunks, std::int64_t chunk, std::int64_t column,
                       W width) {
@@ -185,7 +185,8 @@ void normalise(const BatchNormForward& args, const Chunks& chunks, std::int64_t 
 
 // --- backward --------------------------------------------------------------------------------------------------------
 
-// Of one chunk: the sums of dy, of dy (x - mean), and of x - mean (the last finds what the saved mean lost by rounding).
+// Of one chunk: the sums of dy, of dy (x - mean), and of x - mean (the last finds what the saved mean lost by
+// rounding).
 template <class S, int N, class W>
 void chunk_sums(const BatchNormBackward& args, const Chunks& chunks, std::int64_t chunk, std::int64_t column, W width) {
   using C = compute_t<S>;

@@ -1,7 +1,7 @@
-// CPU kernels. A row is read from memory once, in blocks that stay in the L1: the block's maximum, then its exponentials
-// relative to the largest value so far. They are left in the gradient's row and brought to the final maximum and sum in a
-// second sweep, which finds them in the L2; so there is one exponential per element. (16-bit gradients would round them
-// twice: there the second sweep takes the exponentials again.)
+// CPU kernels. A row is read from memory once, in blocks that stay in the L1: the block's maximum, then its
+// exponentials relative to the largest value so far. They are left in the gradient's row and brought to the final
+// maximum and sum in a second sweep, which finds them in the L2; so there is one exponential per element. (16-bit
+// gradients would round them twice: there the second sweep takes the exponentials again.)
 #include "kernels/cross_entropy.h"
 
 #include <algorithm>

@@ -108,7 +108,8 @@ void scale(Device device, const Scale& args) {
   dispatch_float(args.dtype, "scale", [&]<class T>(std::type_identity<T>) {
     using C = compute_t<T>;
     const T* const in = static_cast<const T*>(args.in);
-    const auto factor = simd::broadcast(static_cast<C>(args.device_factor != nullptr ? *args.device_factor : args.factor));
+    const auto factor =
+        simd::broadcast(static_cast<C>(args.device_factor != nullptr ? *args.device_factor : args.factor));
     map(static_cast<T*>(args.out), args.count,
         [&](std::int64_t i, auto width) { return simd::load_width<T>(in + i, width) * factor; });
   });

@@ -18,13 +18,14 @@ struct GradNormArgs {
 ///   norm  = sqrt(sum g²) / |denominator|
 ///   scale = min(1, max_norm / (norm + 1e-6)) / denominator       (without the minimum when max_norm is 0)
 ///   apply = denominator is not 0, and norm and scale are finite
-/// When applied, state.applied and every entry's `applied` advance by one; when not, the counters of skipped updates do.
-/// The order is fixed here: gradients are divided first and clipped after, once for the window.
+/// When applied, state.applied and every entry's `applied` advance by one; when not, the counters of skipped updates
+/// do. The order is fixed here: gradients are divided first and clipped after, once for the window.
 /// Types:    f32 and f64 gradients, also mixed. The decision is made in f64.
 /// Errors:   DtypeError for another dtype; DeviceError "[grad_norm] built without cuda".
 /// Cost:     reads every gradient once, writes 8 bytes per chunk; memory-bound.
-/// Numerics: squares are summed in the gradient's dtype within a chunk and in f64, in order, over the chunks: the same bits
-///           for any thread count. A chunk whose sum of squares does not fit in f32 (norm above 1.8e19) counts as infinite.
+/// Numerics: squares are summed in the gradient's dtype within a chunk and in f64, in order, over the chunks: the same
+///           bits for any thread count. A chunk whose sum of squares does not fit in f32 (norm above 1.8e19) counts as
+///           infinite.
 /// Source:   torch.nn.utils.clip_grad_norm_ (norm type 2), including its 1e-6.
 void grad_norm(Device device, const GradNormArgs& args);
 

@@ -20,7 +20,8 @@ void linear_backward_input(Device device, const LinearBackwardInput& args) {
 
 void linear_backward_weight(Device device, const LinearBackwardWeight& args) {
   require_cpu("linear", device);
-  Gemm product{args.dtype, args.out, args.in, args.rows, args.dz, 1, args.out, args.x, args.in, 1, args.dweight, args.in};
+  Gemm product{args.dtype, args.out, args.in, args.rows, args.dz,      1,
+               args.out,   args.x,   args.in, 1,         args.dweight, args.in};
   product.mode = args.mode;
   gemm_cpu(product);
 }

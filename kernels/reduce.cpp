@@ -73,7 +73,8 @@ void sum_rows(const Sum& args) {
   });
   for (std::int64_t a = 0; a < args.outer; ++a) {
     Total total = 0;
-    for (std::int64_t piece = 0; piece < pieces; ++piece) total += partial[static_cast<std::size_t>(a * pieces + piece)];
+    for (std::int64_t piece = 0; piece < pieces; ++piece)
+      total += partial[static_cast<std::size_t>(a * pieces + piece)];
     write(out[a], total, args.mode);
   }
 }
@@ -108,7 +109,8 @@ void sum_columns(const Sum& args) {
           for (int v = 0; v < kVectors; ++v) totals[v] += simd::load<T>(row + v * kLanes<C>);
         } else {
           for (int v = 0; v * kLanes<C> < width; ++v)
-            totals[v] += simd::load_tail<T>(row + v * kLanes<C>, std::min<std::int64_t>(kLanes<C>, width - v * kLanes<C>));
+            totals[v] +=
+                simd::load_tail<T>(row + v * kLanes<C>, std::min<std::int64_t>(kLanes<C>, width - v * kLanes<C>));
         }
       }
       for (std::int64_t b = 0; b < width; ++b)

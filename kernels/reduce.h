@@ -7,9 +7,9 @@ namespace weft::kernels {
 /// sums are added in order in f64; integers and bool are summed in i64.
 /// Aliasing: none. Moves: reads A·R·B, writes A·B elements. R = 0 gives 0.
 struct Sum {
-  Dtype dtype;     // of in; out has the same for floats, i64 for the others
-  const void* in;  // in,  [A, R, B] contiguous
-  void* out;       // out, [A, B]
+  Dtype dtype;           // of in; out has the same for floats, i64 for the others
+  const void* in;        // in,  [A, R, B] contiguous
+  void* out;             // out, [A, B]
   std::int64_t outer;    // A
   std::int64_t reduced;  // R
   std::int64_t inner;    // B

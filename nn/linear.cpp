@@ -6,7 +6,8 @@
 namespace weft::nn {
 
 Linear::Linear(std::int64_t in, std::int64_t out, LinearOptions options) {
-  require<ShapeError>(in >= 1 && out >= 1, "linear", "needs at least one input and one output but has {} and {}", in, out);
+  require<ShapeError>(in >= 1 && out >= 1, "linear", "needs at least one input and one output but has {} and {}", in,
+                      out);
   weight = parameter(Tensor::empty({out, in}, options.dtype));
   uniform_(weight, default_bound(in));
   if (options.bias) {

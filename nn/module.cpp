@@ -38,7 +38,7 @@ void load_state(const NamedTensors& own, const NamedTensors& state) {
     const Tensor* from = find(state, name);
     require(from != nullptr, "load_state_dict", "the state has no tensor '{}'", name);
     require(from->shape() == tensor.shape() && from->dtype() == tensor.dtype(), "load_state_dict",
-            "'{}' must be {} {} but is {} {}", name, tensor.shape().str(), to_string(tensor.dtype()), from->shape().str(),
+            "'{}' must be {} {} but is {} {}", name, tensor.shape(), to_string(tensor.dtype()), from->shape(),
             to_string(from->dtype()));
   }
   const NoGrad guard;

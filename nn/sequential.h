@@ -14,8 +14,8 @@ class Sequential {
  public:
   Sequential() = default;
   template <class... Modules>
-    requires(sizeof...(Modules) > 0 && !(std::is_same_v<std::remove_cvref_t<Modules>, Sequential> && ...))
-  explicit Sequential(Modules&&... modules) {
+  requires(sizeof...(Modules) > 0 && !(std::is_same_v<std::remove_cvref_t<Modules>, Sequential> &&
+                                       ...)) explicit Sequential(Modules&&... modules) {
     (push(std::forward<Modules>(modules)), ...);
   }
 

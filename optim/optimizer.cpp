@@ -26,13 +26,13 @@ void check_parameters(const char* name, const std::vector<Tensor>& parameters) {
         to_string(parameter.dtype()));
     require<AutogradError>(is_leaf(parameter) && requires_grad(parameter), name,
                            "parameter {} of shape {} must be a leaf that requires a gradient (nn::parameter makes one)",
-                           p, parameter.shape().str());
+                           p, parameter.shape());
     require<ShapeError>(parameter.is_contiguous(), name,
-                        "parameter {} of shape {} must be contiguous but has strides {}", p, parameter.shape().str(),
-                        parameter.strides().str());
+                        "parameter {} of shape {} must be contiguous but has strides {}", p, parameter.shape(),
+                        parameter.strides());
     require<DeviceError>(parameter.device() == parameters[0].device(), name,
                          "all parameters must be on one device but parameter 0 is on {} and parameter {} on {}",
-                         parameters[0].device().str(), p, parameter.device().str());
+                         parameters[0].device(), p, parameter.device());
   }
   // A parameter given twice would be updated twice, by two threads at once. Overlapping views are the same mistake.
   std::vector<std::size_t> order(parameters.size());
@@ -45,7 +45,7 @@ void check_parameters(const char* name, const std::vector<Tensor>& parameters) {
     if (parameter.numel() == 0) continue;
     require<OptionError>(before == nullptr || before->raw_data() + before->nbytes() <= parameter.raw_data(), name,
                          "parameter {} of shape {} shares memory with another one: give each parameter once", order[i],
-                         parameter.shape().str());
+                         parameter.shape());
     before = &parameter;
   }
 }

@@ -1,5 +1,6 @@
 #pragma once
-// What every optimizer shares: which gradients an update takes, scaling and clipping, updates that must not be made, state.
+// What every optimizer shares: which gradients an update takes, scaling and clipping, updates that must not be made,
+// state.
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -17,17 +18,18 @@ namespace weft::optim {
 ///   window.backward(loss);  ...  optimizer.step(window);                          // any number of micro-batches
 ///   backward(loss.mean());       optimizer.step(); optimizer.zero_grad();         // the plain form
 ///
-/// Both divide the gradient by a denominator (the window's, or 1), clip its norm to `max_norm`, and update, in this order, in
-/// two passes over one table of all parameters. Parameters without a gradient are left alone: value, state and count.
+/// Both divide the gradient by a denominator (the window's, or 1), clip its norm to `max_norm`, and update, in this
+/// order, in two passes over one table of all parameters. Parameters without a gradient are left alone: value, state
+/// and count.
 ///
 /// An update is skipped when the denominator is 0 (all targets of the window are masked) or the gradient is not finite:
-/// parameters, moments and counts keep their bits, a line on stderr says why, and `max_skipped` skipped updates in a row are
-/// an Error. The decision is made on the device.
+/// parameters, moments and counts keep their bits, a line on stderr says why, and `max_skipped` skipped updates in a
+/// row are an Error. The decision is made on the device.
 ///
 /// Parameters are handles: load_state_dict and to() on the model are seen by the next step.
 /// Types:    parameters f32 and f64, also mixed; their state has their dtype.
-/// Errors:   at construction OptionError "[adamw] lr must be finite and at least 0 but is nan"; DtypeError for another dtype;
-///           AutogradError for a parameter that asks for no gradient.
+/// Errors:   at construction OptionError "[adamw] lr must be finite and at least 0 but is nan"; DtypeError for another
+///           dtype; AutogradError for a parameter that asks for no gradient.
 /// Numerics: bitwise the same for any thread count.
 class Optimizer {
  public:
@@ -36,15 +38,15 @@ class Optimizer {
   Optimizer& operator=(const Optimizer&) = delete;
 
   /// Updates from the gradients that plain backward calls left. They stay: call zero_grad() before the next backward.
-  /// Errors: AutogradError when a gradient belongs to a window (then nothing is changed); Error for the `max_skipped`-th
-  ///         skipped update in a row.
+  /// Errors: AutogradError when a gradient belongs to a window (then nothing is changed); Error for the
+  ///         `max_skipped`-th skipped update in a row.
   void step();
-  /// Updates from the gradients that this window's micro-batches left, divided by the window's denominator, and zeroes the
-  /// optimizer's own gradients. The window itself is not touched: another optimizer may step with it too.
+  /// Updates from the gradients that this window's micro-batches left, divided by the window's denominator, and zeroes
+  /// the optimizer's own gradients. The window itself is not touched: another optimizer may step with it too.
   /// Errors: as step(); AutogradError also when a gradient belongs to no window or another, or the window is empty.
   void step(const Window& window);
-  /// Forgets the gradients of all parameters. The next backward overwrites them, which is cheaper than writing zeros here
-  /// and adding there.
+  /// Forgets the gradients of all parameters. The next backward overwrites them, which is cheaper than writing zeros
+  /// here and adding there.
   void zero_grad();
 
   /// The learning rate of the next updates. Errors: OptionError unless finite and at least 0.
@@ -52,17 +54,18 @@ class Optimizer {
   double lr() const { return scalars().lr; }
 
   // On a GPU, reading any of these waits for the update.
-  /// Norm of the last step's gradient, after scaling and before clipping; NaN or infinite when that was why it was skipped.
+  /// Norm of the last step's gradient, after scaling and before clipping; NaN or infinite when that was why it was
+  /// skipped.
   double grad_norm() const { return scalars().norm; }
   std::int64_t updates() const { return scalars().updates; }  // steps asked for
   std::int64_t applied() const { return scalars().applied; }
   std::int64_t skipped() const { return updates() - applied(); }
 
   const std::vector<Tensor>& parameters() const { return parameters_; }
-  /// Everything that the next update depends on besides parameters and options, by name: the moments in the order of the
-  /// parameters ("0.m", "0.v", "1.m", ...), "step" i64 [P] (updates made to each parameter: AdamW's t), and "counters" i64 [5]
-  /// (updates, applied, skipped for a zero denominator, skipped as not finite, skipped in a row). The tensors are the
-  /// optimizer's own: copying into them restores a checkpoint.
+  /// Everything that the next update depends on besides parameters and options, by name: the moments in the order of
+  /// the parameters ("0.m", "0.v", "1.m", ...), "step" i64 [P] (updates made to each parameter: AdamW's t), and
+  /// "counters" i64 [5] (updates, applied, skipped for a zero denominator, skipped as not finite, skipped in a row).
+  /// The tensors are the optimizer's own: copying into them restores a checkpoint.
   std::vector<std::pair<std::string, Tensor>> state() const;
 
  protected:

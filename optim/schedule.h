@@ -1,6 +1,6 @@
 #pragma once
-// Learning rates as pure functions of the number of the update: a resumed run continues where it was, and neither the number
-// of micro-batches nor skipped updates shift the curve.
+// Learning rates as pure functions of the number of the update: a resumed run continues where it was, and neither the
+// number of micro-batches nor skipped updates shift the curve.
 #include <cstdint>
 
 namespace weft::optim {

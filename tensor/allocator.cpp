@@ -137,9 +137,10 @@ class Allocator {
   }
 
   [[noreturn]] void out_of_memory(std::int64_t bytes) const {
-    throw OutOfMemory(fmt::format("[allocator] out of memory: {} bytes asked for while {} bytes are in use{}", bytes,
-                                  stats_.current_bytes, limit_ > 0 ? fmt::format(" (limit {} bytes)", limit_) : std::string()),
-                      bytes, stats_.current_bytes, stats_.cached_bytes);
+    throw OutOfMemory(
+        fmt::format("[allocator] out of memory: {} bytes asked for while {} bytes are in use{}", bytes,
+                    stats_.current_bytes, limit_ > 0 ? fmt::format(" (limit {} bytes)", limit_) : std::string()),
+        bytes, stats_.current_bytes, stats_.cached_bytes);
   }
 
   std::mutex mutex_;

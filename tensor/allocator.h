@@ -7,10 +7,10 @@
 namespace weft {
 
 struct MemoryStats {
-  std::int64_t current_bytes = 0;  // requested and not yet freed, rounded up to the size class
-  std::int64_t peak_bytes = 0;     // highest current_bytes since the start or the last reset_peak_bytes()
-  std::int64_t cached_bytes = 0;   // free blocks kept for reuse
-  std::int64_t allocations = 0;    // requests served since the start
+  std::int64_t current_bytes = 0;       // requested and not yet freed, rounded up to the size class
+  std::int64_t peak_bytes = 0;          // highest current_bytes since the start or the last reset_peak_bytes()
+  std::int64_t cached_bytes = 0;        // free blocks kept for reuse
+  std::int64_t allocations = 0;         // requests served since the start
   std::int64_t system_allocations = 0;  // of those, requests that had to go to the operating system
 };
 

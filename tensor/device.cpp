@@ -22,7 +22,8 @@ CudaStatus cuda_status() {
   int count = 0;  // left untouched by the runtime when there is no driver
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess) {
-    status.reason = fmt::format("the CUDA runtime sees no device: {} (error {})", cudaGetErrorString(error), static_cast<int>(error));
+    status.reason = fmt::format("the CUDA runtime sees no device: {} (error {})", cudaGetErrorString(error),
+                                static_cast<int>(error));
     return status;
   }
   status.device_count = count;
@@ -52,8 +53,7 @@ Device Device::parse(std::string_view text) {
     require<OptionError>(index == 0, "device", "there is only one cpu device but '{}' was asked for", text);
     return {};
   }
-  if (name == "simt")
-    fail<DeviceError>("device", "simt was asked for but this build holds no emulator; use cpu");
+  if (name == "simt") fail<DeviceError>("device", "simt was asked for but this build holds no emulator; use cpu");
   require<OptionError>(name == "cuda", "device", "'{}' is no device; use auto, cpu, cuda or simt", text);
   const CudaStatus status = cuda_status();
   require<DeviceError>(status.usable, "device", "cuda was asked for but cannot be used: {}; use --device cpu or auto",
@@ -66,10 +66,11 @@ Device Device::parse(std::string_view text) {
 void require_processor() {
 #if defined(__x86_64__)
   const auto need = [](bool has, const char* feature, const char* level) {
-    require<DeviceError>(has, "device",
-                         "this build's kernels need {} but the processor has no {}: configure with -DWEFT_CPU_ISA=AUTO on this "
-                         "machine, or with a lower level",
-                         level, feature);
+    require<DeviceError>(
+        has, "device",
+        "this build's kernels need {} but the processor has no {}: configure with -DWEFT_CPU_ISA=AUTO on this "
+        "machine, or with a lower level",
+        level, feature);
   };
   (void)need;
 #if defined(__AVX512F__)

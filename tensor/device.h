@@ -4,6 +4,8 @@
 #include <string>
 #include <string_view>
 
+#include <fmt/core.h>
+
 namespace weft {
 
 /// cpu: vectorised C++; cuda: the hand-written kernels on a GPU; simt: the same kernels on the emulator.
@@ -37,3 +39,14 @@ void require_processor();
 [[noreturn]] void not_built(std::string_view op, Device device);
 
 }  // namespace weft
+
+template <>
+struct fmt::formatter<weft::Device> {
+  constexpr auto parse(fmt::format_parse_context& context) { return context.begin(); }
+  template <class Context>
+  auto format(const weft::Device& device, Context& context) const {
+    auto out = context.out();
+    for (const char c : device.str()) *out++ = c;
+    return out;
+  }
+};

@@ -48,7 +48,8 @@ inline std::uint16_t float16::encode(float value) {
   if (magnitude > 0x7f800000u)  // NaN: keep the top payload bits, force it quiet
     return static_cast<std::uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x03ffu));
   if (magnitude >= 0x477ff000u) return static_cast<std::uint16_t>(sign | 0x7c00u);  // rounds to infinity from 65520 up
-  if (magnitude < 0x38800000u) {  // below 2^-14: subnormal, aligned by adding 0.5 (whose ulp is the smallest half, 2^-24)
+  if (magnitude <
+      0x38800000u) {  // below 2^-14: subnormal, aligned by adding 0.5 (whose ulp is the smallest half, 2^-24)
     const float aligned = std::bit_cast<float>(magnitude) + 0.5f;
     return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(aligned) - 0x3f000000u));
   }

@@ -1,12 +1,12 @@
 #pragma once
 // What goes wrong is an exception with a typed class and a message that reads "[op] rule, with the value at hand".
-#include <fmt/core.h>
-
 #include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
+
+#include <fmt/core.h>
 
 namespace weft {
 
@@ -55,7 +55,8 @@ class IoError : public Error {
 /// Memory ran out. The numbers are those at the moment of the failure; nothing was changed by the failed call.
 class OutOfMemory : public Error {
  public:
-  OutOfMemory(const std::string& what, std::int64_t requested_bytes, std::int64_t current_bytes, std::int64_t cached_bytes)
+  OutOfMemory(const std::string& what, std::int64_t requested_bytes, std::int64_t current_bytes,
+              std::int64_t cached_bytes)
       : Error(what), requested_bytes(requested_bytes), current_bytes(current_bytes), cached_bytes(cached_bytes) {}
   std::int64_t requested_bytes;
   std::int64_t current_bytes;  // handed out and still in use

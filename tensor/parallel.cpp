@@ -61,9 +61,7 @@ struct Job {
     for (std::int64_t chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < chunks;) {
       try {
         function(context, chunk);
-      } catch (...) {
-        error.capture(chunk);
-      }
+      } catch (...) { error.capture(chunk); }
     }
     inside_region = false;
   }
@@ -158,7 +156,8 @@ Pool& pool() {
 int num_threads() { return pool().threads(); }
 
 void set_num_threads(int n) {
-  require<OptionError>(n >= 1 && n <= 1024, "set_num_threads", "the number of threads must be in [1, 1024] but is {}", n);
+  require<OptionError>(n >= 1 && n <= 1024, "set_num_threads", "the number of threads must be in [1, 1024] but is {}",
+                       n);
   pool().set_threads(n);
 }
 

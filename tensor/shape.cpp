@@ -19,8 +19,8 @@ void Dims::erase(int at) {
 std::int64_t Dims::numel() const {
   std::int64_t count = 1;
   for (std::int64_t extent : *this)
-    require<ShapeError>(!__builtin_mul_overflow(count, extent, &count), "shape", "the number of elements of {} exceeds 2^63 - 1",
-                        str());
+    require<ShapeError>(!__builtin_mul_overflow(count, extent, &count), "shape",
+                        "the number of elements of {} exceeds 2^63 - 1", str());
   return count;
 }
 
@@ -39,7 +39,7 @@ Shape broadcast_shapes(const Shape& a, const Shape& b, std::string_view op) {
     const int in_a = i - (rank - a.rank()), in_b = i - (rank - b.rank());
     const std::int64_t extent_a = in_a >= 0 ? a[in_a] : 1, extent_b = in_b >= 0 ? b[in_b] : 1;
     require<ShapeError>(extent_a == extent_b || extent_a == 1 || extent_b == 1, op,
-                        "shapes {} and {} do not broadcast: dimension {} is {} against {}", a.str(), b.str(), i, extent_a,
+                        "shapes {} and {} do not broadcast: dimension {} is {} against {}", a, b, i, extent_a,
                         extent_b);
     out[i] = extent_a == 1 ? extent_b : extent_a;
   }
@@ -47,8 +47,8 @@ Shape broadcast_shapes(const Shape& a, const Shape& b, std::string_view op) {
 }
 
 int normalise_dim(int dim, int rank, std::string_view op) {
-  require<ShapeError>(dim >= -rank && dim < rank, op, "dimension {} is outside [-{}, {}) of a tensor of rank {}", dim, rank, rank,
-                      rank);
+  require<ShapeError>(dim >= -rank && dim < rank, op, "dimension {} is outside [-{}, {}) of a tensor of rank {}", dim,
+                      rank, rank, rank);
   return dim < 0 ? dim + rank : dim;
 }
 

@@ -71,3 +71,15 @@ Shape broadcast_shapes(const Shape& a, const Shape& b, std::string_view op);
 int normalise_dim(int dim, int rank, std::string_view op);
 
 }  // namespace weft
+
+// Shapes go into messages as they are: the text is made only when a message is.
+template <>
+struct fmt::formatter<weft::Dims> {
+  constexpr auto parse(fmt::format_parse_context& context) { return context.begin(); }
+  template <class Context>
+  auto format(const weft::Dims& dims, Context& context) const {
+    auto out = context.out();
+    for (const char c : dims.str()) *out++ = c;
+    return out;
+  }
+};

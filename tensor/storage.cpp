@@ -10,7 +10,11 @@ Storage::Storage(std::int64_t bytes, Device device) : bytes_(bytes), device_(dev
 }
 
 Storage::Storage(void* data, std::int64_t bytes, Device device, std::function<void()> release)
-    : data_(static_cast<std::byte*>(data)), bytes_(bytes), device_(device), release_(std::move(release)), owned_(false) {}
+    : data_(static_cast<std::byte*>(data)),
+      bytes_(bytes),
+      device_(device),
+      release_(std::move(release)),
+      owned_(false) {}
 
 Storage::~Storage() {
   if (owned_)

@@ -44,8 +44,8 @@ bool reshape_strides(const Shape& shape, const Strides& strides, const Shape& to
   return target == -1;
 }
 
-void copy_strided(std::byte* out, const std::byte* in, const Shape& shape, const Strides& strides, int dim, std::int64_t bytes,
-                  std::int64_t& written) {
+void copy_strided(std::byte* out, const std::byte* in, const Shape& shape, const Strides& strides, int dim,
+                  std::int64_t bytes, std::int64_t& written) {
   if (dim == shape.rank()) {
     std::memcpy(out + written, in, static_cast<std::size_t>(bytes));
     written += bytes;
@@ -109,15 +109,15 @@ Tensor Tensor::view(std::int64_t offset, const Shape& shape, const Strides& stri
 
 Tensor Tensor::empty(const Shape& shape, Dtype dtype, Device device) {
   for (std::int64_t extent : shape)
-    require<ShapeError>(extent >= 0, "empty", "extents must not be negative but the shape is {}", shape.str());
+    require<ShapeError>(extent >= 0, "empty", "extents must not be negative but the shape is {}", shape);
   std::int64_t bytes = 0;
   require<ShapeError>(!__builtin_mul_overflow(shape.numel(), element_bytes(dtype), &bytes), "empty",
-                      "a tensor of shape {} exceeds 2^63 - 1 bytes", shape.str());
+                      "a tensor of shape {} exceeds 2^63 - 1 bytes", shape);
   return make(std::make_shared<Storage>(bytes, device), 0, shape, contiguous_strides(shape), dtype);
 }
 
 Tensor Tensor::from_bytes(const void* data, std::int64_t count, const Shape& shape, Dtype dtype) {
-  require<ShapeError>(count == shape.numel(), "from_vector", "shape {} has {} elements but {} values were given", shape.str(),
+  require<ShapeError>(count == shape.numel(), "from_vector", "shape {} has {} elements but {} values were given", shape,
                       shape.numel(), count);
   Tensor result = empty(shape, dtype);
   if (count > 0) std::memcpy(result.raw_data(), data, static_cast<std::size_t>(result.nbytes()));
@@ -137,24 +137,25 @@ Tensor Tensor::reshape(const Shape& asked) const {
   std::int64_t known = 1;
   for (int i = 0; i < shape.rank(); ++i) {
     if (shape[i] == -1) {
-      require<ShapeError>(inferred == -1, "reshape", "only one extent of {} may be -1", asked.str());
+      require<ShapeError>(inferred == -1, "reshape", "only one extent of {} may be -1", asked);
       inferred = i;
     } else {
-      require<ShapeError>(shape[i] >= 0, "reshape", "extents must not be negative but the shape is {}", asked.str());
+      require<ShapeError>(shape[i] >= 0, "reshape", "extents must not be negative but the shape is {}", asked);
       known *= shape[i];
     }
   }
   if (inferred >= 0) {
-    require<ShapeError>(known > 0 && numel() % known == 0, "reshape", "cannot infer the -1 of {} for a tensor of shape {}",
-                        asked.str(), this->shape().str());
+    require<ShapeError>(known > 0 && numel() % known == 0, "reshape",
+                        "cannot infer the -1 of {} for a tensor of shape {}", asked, this->shape());
     shape[inferred] = numel() / known;
   }
   require<ShapeError>(shape.numel() == numel(), "reshape", "shape {} has {} elements but the tensor of shape {} has {}",
-                      asked.str(), shape.numel(), this->shape().str(), numel());
+                      asked, shape.numel(), this->shape(), numel());
   Strides strides;
-  require<ShapeError>(reshape_strides(this->shape(), this->strides(), shape, strides), "reshape",
-                      "a tensor of shape {} with strides {} cannot be viewed as {} without a copy: use weft::reshape(x, shape)",
-                      this->shape().str(), this->strides().str(), shape.str());
+  require<ShapeError>(
+      reshape_strides(this->shape(), this->strides(), shape, strides), "reshape",
+      "a tensor of shape {} with strides {} cannot be viewed as {} without a copy: use weft::reshape(x, shape)",
+      this->shape(), this->strides(), shape);
   return view(impl().offset, shape, strides, {ViewRecord::Kind::reshape});
 }
 
@@ -187,8 +188,8 @@ Tensor Tensor::slice(int dim, std::int64_t start, std::int64_t stop, std::int64_
 Tensor Tensor::select(int dim, std::int64_t index) const {
   dim = normalise_dim(dim, rank(), "select");
   const std::int64_t extent = shape()[dim];
-  require<ShapeError>(index >= -extent && index < extent, "select", "index {} is outside [-{}, {}) of dimension {}", index, extent,
-                      extent, dim);
+  require<ShapeError>(index >= -extent && index < extent, "select", "index {} is outside [-{}, {}) of dimension {}",
+                      index, extent, extent, dim);
   if (index < 0) index += extent;
   Shape shape = this->shape();
   Strides strides = this->strides();
@@ -200,17 +201,18 @@ Tensor Tensor::select(int dim, std::int64_t index) const {
 
 Tensor Tensor::expand(const Shape& shape) const {
   const int added = shape.rank() - rank();
-  require<ShapeError>(added >= 0, "expand", "a tensor of shape {} cannot expand to the lower rank of {}", this->shape().str(),
-                      shape.str());
+  require<ShapeError>(added >= 0, "expand", "a tensor of shape {} cannot expand to the lower rank of {}", this->shape(),
+                      shape);
   Strides strides = Dims::filled(shape.rank(), 0);
   for (int i = added; i < shape.rank(); ++i) {
     const std::int64_t extent = this->shape()[i - added];
-    require<ShapeError>(extent == shape[i] || extent == 1, "expand", "a tensor of shape {} does not expand to {}: dimension {} is {}",
-                        this->shape().str(), shape.str(), i, extent);
+    require<ShapeError>(extent == shape[i] || extent == 1, "expand",
+                        "a tensor of shape {} does not expand to {}: dimension {} is {}", this->shape(), shape, i,
+                        extent);
     strides[i] = extent == shape[i] ? this->strides()[i - added] : 0;
   }
   for (int i = 0; i < added; ++i)
-    require<ShapeError>(shape[i] >= 0, "expand", "extents must not be negative but the shape is {}", shape.str());
+    require<ShapeError>(shape[i] >= 0, "expand", "extents must not be negative but the shape is {}", shape);
   return view(impl().offset, shape, strides, {ViewRecord::Kind::expand});
 }
 
@@ -237,7 +239,7 @@ Tensor Tensor::unsqueeze(int dim) const {
 
 Tensor Tensor::squeeze(int dim) const {
   dim = normalise_dim(dim, rank(), "squeeze");
-  require<ShapeError>(size(dim) == 1, "squeeze", "dimension {} of shape {} is not 1", dim, shape().str());
+  require<ShapeError>(size(dim) == 1, "squeeze", "dimension {} of shape {} is not 1", dim, shape());
   return select(dim, 0);
 }
 
@@ -247,14 +249,15 @@ std::string Tensor::str() const {
   if (!defined()) return "(undefined)";
   std::string out;
   print(out, alias(), 0);
-  if (dtype() != Dtype::f32 || numel() == 0) out += fmt::format("  {} {}", to_string(dtype()), shape().str());
+  if (dtype() != Dtype::f32 || numel() == 0) out += fmt::format("  {} {}", to_string(dtype()), shape());
   return out;
 }
 
 std::ostream& operator<<(std::ostream& out, const Tensor& tensor) { return out << tensor.str(); }
 
 void Tensor::gather_bytes(std::byte* out) const {
-  require<DeviceError>(device().kind == DeviceKind::cpu, "to_vector", "needs a cpu tensor but this one is on {}", device().str());
+  require<DeviceError>(device().kind == DeviceKind::cpu, "to_vector", "needs a cpu tensor but this one is on {}",
+                       device());
   if (numel() == 0) return;
   if (is_contiguous()) {
     std::memcpy(out, raw_data(), static_cast<std::size_t>(nbytes()));
@@ -265,8 +268,9 @@ void Tensor::gather_bytes(std::byte* out) const {
 }
 
 void Tensor::copy_bytes_from(const Tensor& source) const {
-  require<ShapeError>(source.shape() == shape(), "copy", "shapes differ: {} from {}", shape().str(), source.shape().str());
-  require<DtypeError>(source.dtype() == dtype(), "copy", "dtypes differ: {} from {}", to_string(dtype()), to_string(source.dtype()));
+  require<ShapeError>(source.shape() == shape(), "copy", "shapes differ: {} from {}", shape(), source.shape());
+  require<DtypeError>(source.dtype() == dtype(), "copy", "dtypes differ: {} from {}", to_string(dtype()),
+                      to_string(source.dtype()));
   require<ShapeError>(is_contiguous() && source.is_contiguous(), "copy", "both tensors must be contiguous");
   if (device().kind != DeviceKind::cpu || source.device().kind != DeviceKind::cpu)
     not_built("copy", device().kind != DeviceKind::cpu ? device() : source.device());
@@ -276,8 +280,8 @@ void Tensor::copy_bytes_from(const Tensor& source) const {
 
 void Tensor::replace_storage(const Tensor& source) const {
   require<ShapeError>(source.shape() == shape() && source.dtype() == dtype(), "replace_storage",
-                      "needs the same shape and dtype, {} {}, but got {} {}", shape().str(), to_string(dtype()),
-                      source.shape().str(), to_string(source.dtype()));
+                      "needs the same shape and dtype, {} {}, but got {} {}", shape(), to_string(dtype()),
+                      source.shape(), to_string(source.dtype()));
   impl().storage = source.storage();
   impl().offset = source.storage_offset();
   impl().strides = source.strides();
@@ -288,6 +292,8 @@ void Tensor::wrong_dtype(Dtype asked) const {
   fail<DtypeError>("tensor", "holds {} but was accessed as {}", to_string(dtype()), to_string(asked));
 }
 
-void Tensor::undefined() { fail("tensor", "this tensor is undefined (default-constructed, or its gradient was never computed)"); }
+void Tensor::undefined() {
+  fail("tensor", "this tensor is undefined (default-constructed, or its gradient was never computed)");
+}
 
 }  // namespace weft

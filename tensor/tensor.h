@@ -20,8 +20,8 @@ class Tensor;
 /// How a view was made from its base; enough to carry a gradient back through it.
 struct ViewRecord {
   enum class Kind : std::uint8_t { reshape, transpose, slice, select, expand } kind;
-  int a = 0, b = 0;                              // transpose: the two dimensions; slice, select: a = dimension
-  std::int64_t start = 0, stop = 0, step = 1;    // slice; select: start = index
+  int a = 0, b = 0;                            // transpose: the two dimensions; slice, select: a = dimension
+  std::int64_t start = 0, stop = 0, step = 1;  // slice; select: start = index
 };
 
 /// What autograd attaches to a tensor; opaque here. It decides what a view of its tensor carries.
@@ -176,7 +176,7 @@ std::vector<T> Tensor::to_vector() const {
 
 template <class T>
 T Tensor::item() const {
-  require<ShapeError>(numel() == 1, "item", "needs a tensor with one element but has shape {}", shape().str());
+  require<ShapeError>(numel() == 1, "item", "needs a tensor with one element but has shape {}", shape());
   return dispatch_all(dtype(), "item", [&]<class S>(std::type_identity<S>) -> T {
     const S value = Tensor(impl_).to_vector<S>()[0];
     if constexpr (std::is_same_v<S, float16> || std::is_same_v<S, bfloat16>)

@@ -1,9 +1,9 @@
 #include "tensor/allocator.h"
 
-#include <gtest/gtest.h>
-
 #include <thread>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 #include "autograd/factories.h"
 #include "support/compare.h"

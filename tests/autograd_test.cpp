@@ -1,7 +1,7 @@
-#include <gtest/gtest.h>
-
 #include <cmath>
 #include <thread>
+
+#include <gtest/gtest.h>
 
 #include "autograd/elementwise.h"
 #include "autograd/engine.h"
@@ -48,9 +48,10 @@ TEST(Backward, TheSameGraphTwiceNeedsRetainGraph) {
   backward(y, {}, {.retain_graph = true});
   backward(y);
   EXPECT_EQ(values(grad(x)), (std::vector<double>{12}));
-  EXPECT_EQ(message_of<AutogradError>([&] { backward(y); }),
-            "[backward] the graph of 'mul' was released by an earlier backward: give that one retain_graph = true, or run "
-            "forward again");
+  EXPECT_EQ(
+      message_of<AutogradError>([&] { backward(y); }),
+      "[backward] the graph of 'mul' was released by an earlier backward: give that one retain_graph = true, or run "
+      "forward again");
   EXPECT_EQ(values(grad(x)), (std::vector<double>{12}));  // untouched by the failed call
 }
 
@@ -79,7 +80,8 @@ TEST(Backward, InPlaceModificationOfASavedTensorIsDetected) {
   const Tensor y = x * factor;
   add_(factor, factor);
   EXPECT_EQ(message_of<AutogradError>([&] { backward(sum(y)); }),
-            "[mul] a tensor of shape [2] that backward needs was modified in place after it was used (version 1, saved at 0): "
+            "[mul] a tensor of shape [2] that backward needs was modified in place after it was used (version 1, saved "
+            "at 0): "
             "clone it first, or modify it after backward");
   const Tensor z = x + factor;  // add saves nothing
   add_(factor, factor);
@@ -161,9 +163,7 @@ TEST(Hooks, SeeTheWholeGradientOfACallAndMayReplaceIt) {
             "[backward] a gradient hook must return a tensor of the gradient's shape [1]");
 }
 
-Loss squares(const Tensor& x) {
-  return {sum(x * x), scalar(static_cast<double>(x.numel()), Dtype::f64)};
-}
+Loss squares(const Tensor& x) { return {sum(x * x), scalar(static_cast<double>(x.numel()), Dtype::f64)}; }
 
 TEST(Window, AddsUpSumsDenominatorsAndGradients) {
   const Tensor w = leaf({1, 2, 3});
@@ -183,9 +183,10 @@ TEST(Window, MixingWindowsThrows) {
   Window first, second;
   first.backward(squares(w));
   EXPECT_EQ(message_of<AutogradError>([&] { second.backward(squares(w)); }),
-            fmt::format("[backward] a leaf of shape [1] holds a gradient of window {} but this backward belongs to window {}: "
-                        "step or zero_grad first",
-                        first.id(), second.id()));
+            fmt::format(
+                "[backward] a leaf of shape [1] holds a gradient of window {} but this backward belongs to window {}: "
+                "step or zero_grad first",
+                first.id(), second.id()));
   EXPECT_THROW(backward(w * w), AutogradError);
   zero_grad(w);
   EXPECT_NO_THROW(second.backward(squares(w)));
@@ -251,12 +252,14 @@ TEST(Function, ItsSavedTensorsAreGuardedToo) {
 TEST(AnomalyMode, NamesTheFirstOperationWithANonFiniteValue) {
   const AnomalyMode mode;
   const Tensor x = leaf({1, 0});
-  EXPECT_EQ(message_of<AutogradError>([&] { relu(div(x, x)); }), "[div] made a NaN at element 1 of a result of shape [2]");
+  EXPECT_EQ(message_of<AutogradError>([&] { relu(div(x, x)); }),
+            "[div] made a NaN at element 1 of a result of shape [2]");
 }
 
 TEST(StepContext, IsScopedAndThreadLocal) {
   EXPECT_EQ(StepContext::current(), nullptr);
-  EXPECT_NE(message_of<Error>([] { StepContext::require("dropout"); }).find("[dropout] needs a StepContext"), std::string::npos);
+  EXPECT_NE(message_of<Error>([] { StepContext::require("dropout"); }).find("[dropout] needs a StepContext"),
+            std::string::npos);
   {
     const StepScope outer({.seed = 1});
     {

@@ -256,7 +256,8 @@ TEST(BatchNorm, EqualsItsComposite) {
   }
 }
 
-// What eval saw at forward is what its backward uses, also when a training batch moves the running statistics in between.
+// What eval saw at forward is what its backward uses, also when a training batch moves the running statistics in
+// between.
 TEST(BatchNorm, EvalBackwardKeepsTheStatisticsOfItsForward) {
   const Tensor x = set_requires_grad(randn({6, 4}, 1)), mean = zeros({4}), var = ones({4});
   const Tensor y = batch_norm(x, {}, {}, mean, var, {.mode = BatchNormMode::eval});

@@ -1,7 +1,7 @@
-#include <gtest/gtest.h>
-
 #include <cmath>
 #include <limits>
+
+#include <gtest/gtest.h>
 
 #include "autograd/cast.h"
 #include "autograd/elementwise.h"
@@ -27,7 +27,8 @@ TEST(Cast, FloatsToIntegersTruncateSaturateAndDropNan) {
 }
 
 TEST(Cast, EveryPairOfDtypesKeepsSmallIntegers) {
-  constexpr Dtype all[] = {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16, Dtype::i64, Dtype::i32, Dtype::u8, Dtype::boolean};
+  constexpr Dtype all[] = {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16,
+                           Dtype::i64, Dtype::i32, Dtype::u8,  Dtype::boolean};
   const Tensor x = Tensor::from_vector<std::int64_t>({0, 1, 2, 100}, {4});
   for (Dtype from : all)
     for (Dtype to : all) {

@@ -91,8 +91,8 @@ void check(std::int64_t rows, std::int64_t classes, Dtype dtype, double spread) 
   const Reference ref = reference(x, label, classes);
   EXPECT_EQ(denominator.tensor().item<double>(), ref.counted);
   EXPECT_TRUE(bitwise_equal(sum.tensor(), lone_sum.tensor()));
-  // An exponential is good to 2 roundings, a lane's sum of V/16 of them adds few; a row's term is rounded relative to the
-  // largest of its parts, of which `spread` bounds the size.
+  // An exponential is good to 2 roundings, a lane's sum of V/16 of them adds few; a row's term is rounded relative to
+  // the largest of its parts, of which `spread` bounds the size.
   const double term =
       rounding(dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32) * (8 + std::sqrt(static_cast<double>(classes) / 8));
   const double size = ref.counted * (std::log(static_cast<double>(classes)) + 6 * spread + 1);

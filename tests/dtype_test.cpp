@@ -1,10 +1,10 @@
 #include "tensor/dtype.h"
 
-#include <gtest/gtest.h>
-
 #include <cmath>
 #include <cstring>
 #include <limits>
+
+#include <gtest/gtest.h>
 
 namespace weft {
 namespace {
@@ -82,7 +82,8 @@ TEST(Dtype, PromotionIsSymmetricAndFollowsTheTable) {
   EXPECT_EQ(promote(Dtype::f32, Dtype::f64), Dtype::f64);
   EXPECT_EQ(promote(Dtype::boolean, Dtype::u8), Dtype::u8);
   EXPECT_EQ(promote(Dtype::u8, Dtype::i32), Dtype::i32);
-  constexpr Dtype all[] = {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16, Dtype::i64, Dtype::i32, Dtype::u8, Dtype::boolean};
+  constexpr Dtype all[] = {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16,
+                           Dtype::i64, Dtype::i32, Dtype::u8,  Dtype::boolean};
   for (Dtype a : all)
     for (Dtype b : all) EXPECT_EQ(promote(a, b), promote(b, a));
 }

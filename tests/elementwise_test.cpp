@@ -1,8 +1,8 @@
 #include "autograd/elementwise.h"
 
-#include <gtest/gtest.h>
-
 #include <cmath>
+
+#include <gtest/gtest.h>
 
 #include "autograd/engine.h"
 #include "autograd/factories.h"
@@ -17,7 +17,9 @@ using test::message_of;
 using test::values;
 
 double apply(char op, double a, double b) { return op == '+' ? a + b : op == '-' ? a - b : op == '*' ? a * b : a / b; }
-Tensor apply(char op, const Tensor& a, const Tensor& b) { return op == '+' ? a + b : op == '-' ? a - b : op == '*' ? a * b : a / b; }
+Tensor apply(char op, const Tensor& a, const Tensor& b) {
+  return op == '+' ? a + b : op == '-' ? a - b : op == '*' ? a * b : a / b;
+}
 
 // The result by plain indexing with NumPy's broadcasting rule.
 std::vector<double> reference(char op, const Tensor& a, const Tensor& b) {
@@ -29,9 +31,17 @@ std::vector<double> reference(char op, const Tensor& a, const Tensor& b) {
 }
 
 TEST(Elementwise, EveryDtypeAndBroadcastAgainstPlainIndexing) {
-  const std::vector<std::pair<Shape, Shape>> shapes = {
-      {{}, {}},          {{1}, {1}},         {{17}, {17}},         {{33}, {}},          {{5, 33}, {33}},     {{5, 33}, {5, 1}},
-      {{5, 1}, {1, 33}}, {{2, 3, 4}, {3, 1}}, {{2, 1, 4}, {1, 3, 1}}, {{0, 3}, {3}},      {{3, 1, 2, 1, 2}, {4, 1, 5, 1}}};
+  const std::vector<std::pair<Shape, Shape>> shapes = {{{}, {}},
+                                                       {{1}, {1}},
+                                                       {{17}, {17}},
+                                                       {{33}, {}},
+                                                       {{5, 33}, {33}},
+                                                       {{5, 33}, {5, 1}},
+                                                       {{5, 1}, {1, 33}},
+                                                       {{2, 3, 4}, {3, 1}},
+                                                       {{2, 1, 4}, {1, 3, 1}},
+                                                       {{0, 3}, {3}},
+                                                       {{3, 1, 2, 1, 2}, {4, 1, 5, 1}}};
   for (Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16})
     for (const auto& [a_shape, b_shape] : shapes)
       for (char op : {'+', '-', '*', '/'}) {
@@ -39,7 +49,10 @@ TEST(Elementwise, EveryDtypeAndBroadcastAgainstPlainIndexing) {
         const Tensor y = apply(op, a, b);
         EXPECT_EQ(y.dtype(), dtype);
         // One rounding of the storage type per element.
-        const double tolerance = dtype == Dtype::f64 ? 1e-15 : dtype == Dtype::f32 ? 1e-7 : dtype == Dtype::f16 ? 1e-3 : 8e-3;
+        const double tolerance = dtype == Dtype::f64   ? 1e-15
+                                 : dtype == Dtype::f32 ? 1e-7
+                                 : dtype == Dtype::f16 ? 1e-3
+                                                       : 8e-3;
         EXPECT_LE(test::relative_error(values(y), reference(op, a, b)), tolerance)
             << to_string(dtype) << a_shape.str() << op << b_shape.str();
       }
@@ -55,7 +68,8 @@ TEST(Elementwise, TransposedSlicedAndExpandedOperands) {
 }
 
 TEST(Elementwise, IntegersPromoteWrapAndDivideAsFloats) {
-  const Tensor small = Tensor::from_vector<std::uint8_t>({200, 100}, {2}), wide = Tensor::from_vector<std::int64_t>({1000, -1}, {2});
+  const Tensor small = Tensor::from_vector<std::uint8_t>({200, 100}, {2}),
+               wide = Tensor::from_vector<std::int64_t>({1000, -1}, {2});
   EXPECT_EQ((small + small).to_vector<std::uint8_t>(), (std::vector<std::uint8_t>{144, 200}));
   EXPECT_EQ((small + wide).to_vector<std::int64_t>(), (std::vector<std::int64_t>{1200, 99}));
   EXPECT_EQ((wide * wide).to_vector<std::int64_t>(), (std::vector<std::int64_t>{1000000, 1}));
@@ -109,7 +123,9 @@ TEST(Elementwise, BitwiseEqualForAnyThreadCount) {
 }
 
 TEST(Elementwise, ErrorsNameShapes) {
-  EXPECT_EQ(message_of<ShapeError>([] { add(zeros({2, 3}), zeros({4})); }),
+  EXPECT_EQ(message_of<ShapeError>([] {
+              add(zeros({2, 3}), zeros({4}));
+            }),
             "[add] shapes [2, 3] and [4] do not broadcast: dimension 1 is 3 against 4");
   EXPECT_EQ(message_of<DtypeError>([] { relu(arange(3)); }), "[relu] needs f64, f32, f16 or bf16 but has i64");
 }

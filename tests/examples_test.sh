@@ -64,7 +64,7 @@ refuses 2 "but is '-0.1'" --lr -0.1
 refuses 2 "but is 'inf'" --weight-decay inf
 refuses 2 "but is '0'" --epochs 0
 refuses 2 "but is '0'" --threads 0
-refuses 2 "but is '4'" --batch-size 3 --accumulate 4
+refuses 2 "accumulate 4 is larger than the batch size 3" --batch-size 3 --accumulate 4
 refuses 2 "--warmup must be 0 with --schedule constant but is 3" --warmup 3
 refuses 2 "but is 100" --schedule cosine --warmup 100
 refuses 2 "needs a checkpoint" --resume
@@ -142,6 +142,10 @@ grep -q "full batch: an epoch is 1 update" stdout || fail "says how many updates
 trains --out runs/micro --norm batch --accumulate 2 --bn-accumulation micro --batch-size 20 --drop-last
 trains --out 'runs/a folder with ü' --max-updates 1
 [[ -e 'runs/a folder with ü/report.html' ]] || fail "a folder with an unusual name"
+
+# Without gnuplot the report has its tables.
+env PATH=/nowhere "$program" --data-dir data --out runs/plain --max-updates 2 >stdout 2>stderr || fail "a run without gnuplot"
+grep -q "gnuplot was not found" runs/plain/report.html || fail "the report says why it has no curves"
 
 # A stopped run ends in good order.
 "$program" --data-dir data --out runs/stopped --epochs 100000 >stdout 2>stderr &

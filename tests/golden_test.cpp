@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
@@ -144,7 +145,7 @@ void check_run(const std::string& run, Dtype dtype, Form form) {
     const auto written = want["parameters_after"].find(std::to_string(update));
     if (written == want["parameters_after"].end()) continue;
     for (const auto& [name, parameter] : setting.model.named_parameters())
-      expect_close(parameter, written->at(name), dtype, name + " of " + what);
+      expect_close(parameter, written->at(name), dtype, fmt::format("{} of {}", name, what));
   }
   for (const auto& [name, buffer] : nn::named_buffers(setting.model))
     if (name == "1.running_var") expect_close(buffer, want["running_var_after"], dtype, name);

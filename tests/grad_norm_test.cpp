@@ -59,8 +59,8 @@ void check_norms(double tolerance) {
   EXPECT_EQ(all.state.apply, 1);
 }
 
-// A lane adds at most 16 Ki / 64 = 256 squares of like size one after the other (error about sqrt(256) rounding errors),
-// and the square root halves a relative error.
+// A lane adds at most 16 Ki / 64 = 256 squares of like size one after the other (error about sqrt(256) rounding
+// errors), and the square root halves a relative error.
 TEST(GradNorm, MatchesTheReferenceF32) { check_norms<float>(8 * 0x1p-24); }
 TEST(GradNorm, MatchesTheReferenceF64) { check_norms<double>(8 * 0x1p-53); }
 
@@ -79,8 +79,8 @@ TEST(GradNorm, TakesF32AndF64Together) {
 }
 
 TEST(GradNorm, ManyTinyTensorsAreFewPiecesOfWork) {
-  std::vector<std::int64_t> sizes;
-  for (int i = 0; i < 3000; ++i) sizes.push_back(i % 8);
+  std::vector<std::int64_t> sizes(3000);
+  for (std::size_t i = 0; i < sizes.size(); ++i) sizes[i] = static_cast<std::int64_t>(i % 8);
   UpdateCase<float> c(sizes);
   run(c);
   const double want = reference_norm(c);

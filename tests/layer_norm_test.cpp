@@ -148,7 +148,8 @@ TEST(LayerNorm, ManyRows) {
   check({100'001, 3, Dtype::f32});  // workspace for many chunks; rows are no multiple of a block
 }
 
-// The error does not grow with the mean: inputs near 1e6 are multiples of 1/16, their exact statistics are well defined.
+// The error does not grow with the mean: inputs near 1e6 are multiples of 1/16, their exact statistics are well
+// defined.
 TEST(LayerNorm, HugeMean) {
   for (double mean : {1e4, 1e6, -1e7}) check({9, 768, Dtype::f32, true, true, mean, 10});
 }

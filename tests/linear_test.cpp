@@ -1,8 +1,8 @@
 #include "autograd/linear.h"
 
-#include <gtest/gtest.h>
-
 #include <cmath>
+
+#include <gtest/gtest.h>
 
 #include "autograd/cast.h"
 #include "autograd/elementwise.h"
@@ -24,12 +24,16 @@ struct Problem {
   std::int64_t rows, in, out;
 };
 // Odd sizes, single rows and columns, sizes around a tile's edge, and one whose long sum is cut into chunks.
-const std::vector<Problem> kProblems = {{1, 1, 1},    {1, 7, 3},     {3, 1, 5},      {5, 33, 17},   {64, 64, 64},  {65, 127, 129},
-                                        {128, 784, 10}, {257, 300, 70}, {2, 5000, 11}, {300, 260, 520}, {9000, 12, 10}};
+const std::vector<Problem> kProblems = {{1, 1, 1},     {1, 7, 3},       {3, 1, 5},      {5, 33, 17},
+                                        {64, 64, 64},  {65, 127, 129},  {128, 784, 10}, {257, 300, 70},
+                                        {2, 5000, 11}, {300, 260, 520}, {9000, 12, 10}};
 
 // Error of a sum of k products in a type with this epsilon; inputs of order 1, errors random: sqrt(k), with some room.
 double tolerance(Dtype dtype, std::int64_t k) {
-  const double epsilon = dtype == Dtype::f64 ? 0x1p-53 : dtype == Dtype::f32 ? 0x1p-24 : dtype == Dtype::f16 ? 0x1p-11 : 0x1p-8;
+  const double epsilon = dtype == Dtype::f64   ? 0x1p-53
+                         : dtype == Dtype::f32 ? 0x1p-24
+                         : dtype == Dtype::f16 ? 0x1p-11
+                                               : 0x1p-8;
   // 16-bit operands: the sum is in f32, only the stored result is rounded.
   return epsilon * (dtype == Dtype::f64 || dtype == Dtype::f32 ? 2 + std::sqrt(static_cast<double>(k)) : 1.5);
 }
@@ -38,7 +42,8 @@ TEST(Linear, ForwardAndGradientsAgainstF64) {
   for (const Problem& p : kProblems)
     for (Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16}) {
       if (dtype != Dtype::f32 && p.rows * p.in * p.out > 20'000'000) continue;
-      const Tensor x = set_requires_grad(randn({p.rows, p.in}, 1, dtype)), w = set_requires_grad(randn({p.out, p.in}, 2, dtype));
+      const Tensor x = set_requires_grad(randn({p.rows, p.in}, 1, dtype)),
+                   w = set_requires_grad(randn({p.out, p.in}, 2, dtype));
       const Tensor b = set_requires_grad(randn({p.out}, 3, dtype)), dy = randn({p.rows, p.out}, 4, dtype);
       const Tensor y = linear(x, w, b);
       backward(y, dy);
@@ -59,8 +64,7 @@ TEST(Linear, ForwardAndGradientsAgainstF64) {
           ry[rn] = total;
           rdb[static_cast<std::size_t>(n)] += vdy[rn];
         }
-      const std::string what =
-          fmt::format("{} x {} x {} {}", p.rows, p.in, p.out, to_string(dtype));
+      const std::string what = fmt::format("{} x {} x {} {}", p.rows, p.in, p.out, to_string(dtype));
       EXPECT_LE(test::relative_error(values(y), ry), tolerance(dtype, p.in)) << what;
       EXPECT_LE(test::relative_error(values(grad(x)), rdx), tolerance(dtype, p.out)) << what;
       EXPECT_LE(test::relative_error(values(grad(w)), rdw), tolerance(dtype, p.rows)) << what;
@@ -115,7 +119,8 @@ TEST(Linear, BitwiseEqualForAnyThreadCount) {
       const std::vector<Tensor> now = {y, grad(x), grad(w), grad(b)};
       if (first.empty()) first = now;
       for (std::size_t i = 0; i < now.size(); ++i)
-        EXPECT_TRUE(test::bitwise_equal(first[i], now[i])) << p.rows << " rows, " << threads << " threads, result " << i;
+        EXPECT_TRUE(test::bitwise_equal(first[i], now[i]))
+            << p.rows << " rows, " << threads << " threads, result " << i;
     }
   }
 }
@@ -127,8 +132,7 @@ TEST(Linear, WeightGradientsAddUpOverMicroBatches) {
   const std::vector<double> whole_w = values(grad(w)), whole_b = values(grad(b));
   zero_grad(w);
   zero_grad(b);
-  for (std::int64_t at : {0, 7, 14})
-    backward(linear(x.slice(0, at, at + 7), w, b), dy.slice(0, at, at + 7));
+  for (std::int64_t at : {0, 7, 14}) backward(linear(x.slice(0, at, at + 7), w, b), dy.slice(0, at, at + 7));
   EXPECT_LE(test::relative_error(values(grad(w)), whole_w), 1e-14);
   EXPECT_LE(test::relative_error(values(grad(b)), whole_b), 1e-14);
 }
@@ -144,14 +148,22 @@ TEST(Linear, EmptyBatchAndStridedInputs) {
 }
 
 TEST(Linear, ErrorsNameShapesAndDtypes) {
-  EXPECT_EQ(message_of<ShapeError>([] { linear(zeros({128, 784}), zeros({512, 128})); }),
+  EXPECT_EQ(message_of<ShapeError>([] {
+              linear(zeros({128, 784}), zeros({512, 128}));
+            }),
             "[linear] weight must have shape [N, 784] to take x of shape [128, 784] but has [512, 128]");
-  EXPECT_EQ(message_of<ShapeError>([] { linear(zeros({2, 4}), zeros({3, 4}), zeros({4})); }),
+  EXPECT_EQ(message_of<ShapeError>([] {
+              linear(zeros({2, 4}), zeros({3, 4}), zeros({4}));
+            }),
             "[linear] bias must have shape [N]=[3] but has [4]");
-  EXPECT_EQ(message_of<DtypeError>([] { linear(zeros({2, 4}), zeros({3, 4}, Dtype::f64)); }),
+  EXPECT_EQ(message_of<DtypeError>([] {
+              linear(zeros({2, 4}), zeros({3, 4}, Dtype::f64));
+            }),
             "[linear] x and weight must have one floating dtype but have f32 and f64");
   kernels::LinearForward args{};
-  EXPECT_EQ(message_of<DeviceError>([&] { kernels::linear_forward(Device{DeviceKind::cuda, 0}, args); }),
+  EXPECT_EQ(message_of<DeviceError>([&] {
+              kernels::linear_forward(Device{DeviceKind::cuda, 0}, args);
+            }),
             "[linear] built without cuda");
 }
 

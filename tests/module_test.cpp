@@ -1,9 +1,9 @@
 #include "nn/module.h"
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <cmath>
+
+#include <gtest/gtest.h>
 
 #include "autograd/elementwise.h"
 #include "autograd/engine.h"
@@ -47,9 +47,10 @@ std::vector<std::string> names(const nn::NamedTensors& tensors) {
 
 TEST(Module, VisitGivesNamesInOrder) {
   nn::Sequential model = small_model();
-  EXPECT_EQ(names(model.named_parameters()),
-            (std::vector<std::string>{"1.weight", "1.bias", "2.weight", "2.bias", "4.norm.weight", "4.norm.bias", "4.up.weight",
-                                      "4.up.bias", "4.down.weight", "4.down.bias", "5.weight", "5.bias"}));
+  EXPECT_EQ(
+      names(model.named_parameters()),
+      (std::vector<std::string>{"1.weight", "1.bias", "2.weight", "2.bias", "4.norm.weight", "4.norm.bias",
+                                "4.up.weight", "4.up.bias", "4.down.weight", "4.down.bias", "5.weight", "5.bias"}));
   EXPECT_EQ(names(nn::named_buffers(model)), (std::vector<std::string>{"2.running_mean", "2.running_var"}));
   EXPECT_EQ(nn::num_parameters(model), (8 * 6 + 6) + 12 + 12 + (6 * 12 + 12) + (12 * 6 + 6) + (6 * 3 + 3));
 }
@@ -125,14 +126,16 @@ TEST(Module, StateDictRoundTripsAndRejectsWhatDoesNotFit) {
   nn::NamedTensors state = a.state_dict();
   const Tensor kept = clone(detach(b.parameters()[0]));
   state[3].first = "2.beta";
-  EXPECT_EQ(message_of<Error>([&] { b.load_state_dict(state); }), "[load_state_dict] the module has no tensor '2.beta'");
+  EXPECT_EQ(message_of<Error>([&] { b.load_state_dict(state); }),
+            "[load_state_dict] the module has no tensor '2.beta'");
   state = a.state_dict();
   state[0].second = zeros({6, 9});
   EXPECT_EQ(message_of<Error>([&] { b.load_state_dict(state); }),
             "[load_state_dict] '1.weight' must be [6, 8] f32 but is [6, 9] f32");
   state = a.state_dict();
   state.pop_back();
-  EXPECT_EQ(message_of<Error>([&] { b.load_state_dict(state); }), "[load_state_dict] the state has no tensor '2.running_var'");
+  EXPECT_EQ(message_of<Error>([&] { b.load_state_dict(state); }),
+            "[load_state_dict] the state has no tensor '2.running_var'");
   EXPECT_TRUE(test::bitwise_equal(kept, detach(b.parameters()[0])));
 }
 

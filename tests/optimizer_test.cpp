@@ -47,6 +47,7 @@ Loss with_denominator(const Loss& loss, double denominator) { return {loss.sum, 
 std::vector<Tensor> copies(const std::vector<Tensor>& tensors) {
   const NoGrad guard;
   std::vector<Tensor> result;
+  result.reserve(tensors.size());
   for (const Tensor& tensor : tensors) result.push_back(clone(detach(tensor)));
   return result;
 }

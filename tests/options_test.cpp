@@ -138,11 +138,9 @@ TEST_F(OptionsTest, OptionsThatNeedCheckpointsAreRefused) {
         << error(arguments);
 }
 
-TEST_F(OptionsTest, CombinationsThatCannotBe) {
+TEST_F(OptionsTest, MomentumIsSgds) {
   EXPECT_EQ(error({"--momentum", "0.9"}),
             "--momentum is an option of --optimizer sgd but the optimizer is adamw; leave one of them out");
-  EXPECT_EQ(error({"--batch-size", "3", "--accumulate", "4"}),
-            "--accumulate must be at most the --batch-size of 3 samples but is '4'; every micro-batch needs a sample");
 }
 
 TEST_F(OptionsTest, DevicesThatAreNotThereAreRefusedWithTheReason) {

@@ -1,10 +1,10 @@
 #include "tensor/parallel.h"
 
-#include <gtest/gtest.h>
-
 #include <atomic>
 #include <thread>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 #include "support/compare.h"
 #include "support/threads.h"

@@ -1,8 +1,8 @@
 #include "tensor/philox.h"
 
-#include <gtest/gtest.h>
-
 #include <cmath>
+
+#include <gtest/gtest.h>
 
 #include "autograd/factories.h"
 
@@ -43,7 +43,8 @@ TEST(Philox, UniformAndNormalHaveTheRightMoments) {
 }
 
 TEST(Philox, ElementsOfATensorDependOnTheSeedAndIndexOnly) {
-  const auto small = randn({5}, 3, Dtype::f64).to_vector<double>(), large = randn({50}, 3, Dtype::f64).to_vector<double>();
+  const auto small = randn({5}, 3, Dtype::f64).to_vector<double>(),
+             large = randn({50}, 3, Dtype::f64).to_vector<double>();
   for (std::size_t i = 0; i < small.size(); ++i) EXPECT_EQ(small[i], large[i]);
   EXPECT_LT(uniform_float(0xffffffffu), 1.0f);
   EXPECT_LT(uniform_double(0xffffffffu, 0xffffffffu), 1.0);

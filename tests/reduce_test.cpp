@@ -1,8 +1,8 @@
 #include "autograd/reduce.h"
 
-#include <gtest/gtest.h>
-
 #include <cmath>
+
+#include <gtest/gtest.h>
 
 #include "autograd/cast.h"
 #include "autograd/elementwise.h"
@@ -33,8 +33,8 @@ std::vector<double> reference_sum(const Tensor& x, int dim) {
 }
 
 TEST(Reduce, SumOverEachDimensionOfManyShapes) {
-  for (const Shape& shape : {Shape{1}, Shape{17}, Shape{100000}, Shape{3, 40000}, Shape{40000, 3}, Shape{130, 70}, Shape{7, 1, 65},
-                             Shape{2, 600, 5}, Shape{4, 0, 3}, Shape{0, 3}})
+  for (const Shape& shape : {Shape{1}, Shape{17}, Shape{100000}, Shape{3, 40000}, Shape{40000, 3}, Shape{130, 70},
+                             Shape{7, 1, 65}, Shape{2, 600, 5}, Shape{4, 0, 3}, Shape{0, 3}})
     for (int dim = 0; dim < shape.rank(); ++dim)
       for (Dtype dtype : {Dtype::f64, Dtype::f32}) {
         const Tensor x = randn(shape, 1, dtype);
@@ -78,7 +78,8 @@ TEST(Reduce, ArgmaxTakesTheFirstAndCountsNanAsLargest) {
 TEST(Reduce, GradientsMatchCentralDifferences) {
   const Tensor x = randn({3, 4, 2}, 5, Dtype::f64);
   for (int dim = 0; dim < 3; ++dim) {
-    const auto result = gradcheck([dim](const std::vector<Tensor>& in) { return sum(in[0] * in[0], dim) * mean(in[0]); }, {x});
+    const auto result =
+        gradcheck([dim](const std::vector<Tensor>& in) { return sum(in[0] * in[0], dim) * mean(in[0]); }, {x});
     EXPECT_TRUE(result.passed) << result.message;
   }
 }
@@ -100,7 +101,8 @@ TEST(Reduce, BitwiseEqualForAnyThreadCount) {
     const test::Threads setting(threads);
     const std::vector<Tensor> now = {sum(x), sum(x, 0), sum(x, 1), cast(argmax(x, 0), Dtype::f32)};
     if (first.empty()) first = now;
-    for (std::size_t i = 0; i < now.size(); ++i) EXPECT_TRUE(test::bitwise_equal(first[i], now[i])) << threads << " " << i;
+    for (std::size_t i = 0; i < now.size(); ++i)
+      EXPECT_TRUE(test::bitwise_equal(first[i], now[i])) << threads << " " << i;
   }
 }
 

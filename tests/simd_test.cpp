@@ -1,9 +1,9 @@
 #include "kernels/common/simd.h"
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <limits>
+
+#include <gtest/gtest.h>
 
 namespace weft::simd {
 namespace {

@@ -42,9 +42,9 @@ TEST(Tensor, ViewsShareMemoryAndReadTheRightElements) {
 
 TEST(Tensor, ReshapeIsAViewExactlyWhenTheLayoutAllowsIt) {
   const Tensor x = counting({4, 6});
-  EXPECT_TRUE(x.slice(0, 1, 3).can_view({12}));          // neighbouring rows
-  EXPECT_FALSE(x.slice(1, 0, 3).can_view({12}));         // gaps between rows
-  EXPECT_TRUE(x.slice(1, 0, 4).can_view({4, 2, 2}));     // splitting the last dimension is possible in spite of gaps
+  EXPECT_TRUE(x.slice(0, 1, 3).can_view({12}));       // neighbouring rows
+  EXPECT_FALSE(x.slice(1, 0, 3).can_view({12}));      // gaps between rows
+  EXPECT_TRUE(x.slice(1, 0, 4).can_view({4, 2, 2}));  // splitting the last dimension is possible in spite of gaps
   EXPECT_EQ(x.slice(1, 0, 4).reshape({4, 2, 2})[1][1].to_vector<float>(), (std::vector<float>{8, 9}));
   EXPECT_FALSE(x.t().can_view({24}));
   EXPECT_EQ(reshape(x.t(), {24}).to_vector<float>()[1], 6);  // the free function copies instead
@@ -54,21 +54,32 @@ TEST(Tensor, ReshapeIsAViewExactlyWhenTheLayoutAllowsIt) {
 
 TEST(Tensor, ErrorsNameTheRuleAndTheValue) {
   const Tensor x = counting({2, 3});
-  EXPECT_EQ(message_of<ShapeError>([&] { x.reshape({4, 2}); }),
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              x.reshape({4, 2});
+            }),
             "[reshape] shape [4, 2] has 8 elements but the tensor of shape [2, 3] has 6");
   EXPECT_EQ(message_of<ShapeError>([&] { x.select(0, 2); }), "[select] index 2 is outside [-2, 2) of dimension 0");
   EXPECT_EQ(message_of<ShapeError>([&] { x.transpose(0, 2); }),
             "[transpose] dimension 2 is outside [-2, 2) of a tensor of rank 2");
   EXPECT_EQ(message_of<DtypeError>([&] { x.data<double>(); }), "[tensor] holds f32 but was accessed as f64");
-  EXPECT_EQ(message_of<ShapeError>([&] { x.item<float>(); }), "[item] needs a tensor with one element but has shape [2, 3]");
-  EXPECT_EQ(message_of<ShapeError>([&] { Tensor::from_vector<float>({1, 2}, {3}); }),
+  EXPECT_EQ(message_of<ShapeError>([&] { x.item<float>(); }),
+            "[item] needs a tensor with one element but has shape [2, 3]");
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              Tensor::from_vector<float>({1, 2}, {3});
+            }),
             "[from_vector] shape [3] has 3 elements but 2 values were given");
-  EXPECT_EQ(message_of<ShapeError>([&] { Tensor::empty({-1, 2}); }),
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              Tensor::empty({-1, 2});
+            }),
             "[empty] extents must not be negative but the shape is [-1, 2]");
-  EXPECT_NE(message_of<ShapeError>([&] { Tensor::empty({std::int64_t{1} << 40, std::int64_t{1} << 40}); }).find("exceeds 2^63"),
+  EXPECT_NE(message_of<ShapeError>([&] {
+              Tensor::empty({std::int64_t{1} << 40, std::int64_t{1} << 40});
+            }).find("exceeds 2^63"),
             std::string::npos);
   EXPECT_NE(message_of<Error>([&] { (void)Tensor().shape(); }).find("undefined"), std::string::npos);
-  EXPECT_EQ(message_of<ShapeError>([&] { fill_(x[0].unsqueeze(0).expand({5, 3}), 1); }),
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              fill_(x[0].unsqueeze(0).expand({5, 3}), 1);
+            }),
             "[copy_] an expanded tensor of shape [5, 3] cannot be written: its elements share memory");
 }
 
@@ -98,12 +109,18 @@ TEST(Tensor, ReplaceStorageMovesEveryHandle) {
 
 TEST(Device, ParsesNamesAndExplainsWhatIsMissing) {
   EXPECT_EQ(Device::parse("cpu").kind, DeviceKind::cpu);
-  EXPECT_EQ(message_of<OptionError>([] { Device::parse("tpu"); }), "[device] 'tpu' is no device; use auto, cpu, cuda or simt");
-  EXPECT_EQ(message_of<OptionError>([] { Device::parse("cuda:x"); }), "[device] the index of 'cuda:x' must be a number from 0 up");
+  EXPECT_EQ(message_of<OptionError>([] { Device::parse("tpu"); }),
+            "[device] 'tpu' is no device; use auto, cpu, cuda or simt");
+  EXPECT_EQ(message_of<OptionError>([] { Device::parse("cuda:x"); }),
+            "[device] the index of 'cuda:x' must be a number from 0 up");
   if (!cuda_status().usable) {
     EXPECT_EQ(Device::parse("auto").kind, DeviceKind::cpu);
-    EXPECT_NE(message_of<DeviceError>([] { Device::parse("cuda"); }).find("use --device cpu or auto"), std::string::npos);
-    EXPECT_EQ(message_of<DeviceError>([] { zeros({2}, Dtype::f32, Device{DeviceKind::cuda, 0}); }), "[empty] built without cuda");
+    EXPECT_NE(message_of<DeviceError>([] { Device::parse("cuda"); }).find("use --device cpu or auto"),
+              std::string::npos);
+    EXPECT_EQ(message_of<DeviceError>([] {
+                zeros({2}, Dtype::f32, Device{DeviceKind::cuda, 0});
+              }),
+              "[empty] built without cuda");
   }
 }
 

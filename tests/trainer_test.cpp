@@ -1,6 +1,5 @@
 #include "train/trainer.h"
 
-#include <atomic>
 #include <cmath>
 #include <csignal>
 #include <cstdlib>
@@ -254,18 +253,6 @@ TEST_F(TrainerTest, ASignalEndsTheRunAfterTheUpdate) {
     EXPECT_EQ(Json::parse(text("summary.json"))["stopped_by"], signal == SIGINT ? "SIGINT" : "SIGTERM");
     EXPECT_EQ(exit_status(summary), signal == SIGINT ? 0 : 143);
   }
-}
-
-TEST_F(TrainerTest, ASecondSignalEndsTheProcess) {
-  EXPECT_EXIT(
-      {
-        run([](const Tensor& output, const Tensor& labels) {
-          std::raise(SIGINT);
-          std::raise(SIGINT);
-          return squared(output, labels);
-        });
-      },
-      ::testing::ExitedWithCode(130), "");
 }
 
 TEST_F(TrainerTest, UpdatesThatLearnNothingAreSkippedAndTold) {

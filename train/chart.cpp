@@ -90,15 +90,16 @@ std::string whole_axis(std::int64_t last) {
   return range + (last < 10000 ? "set format x '%.0f'\n" : "set format x '%.0s%c'\n");
 }
 
-/// The mean of the points around each one, a fiftieth of the curve; fewer towards the ends, as many on either side.
+/// The mean of the points around each one, about a fiftieth of the curve. In front as many to either side as there are, so
+/// that the steep beginning is kept; at the end all that there are, so that it does not end in noise.
 std::vector<double> smoothed(const std::vector<LossPoint>& points) {
   const std::size_t half = points.size() / 100 + 1;
   std::vector<double> result;
   for (std::size_t i = 0; i < points.size(); ++i) {
-    const std::size_t reach = std::min({half, i, points.size() - 1 - i});
+    const std::size_t reach = std::min(half, i), last = std::min(i + reach, points.size() - 1);
     double sum = 0;
     std::int64_t count = 0;
-    for (std::size_t j = i - reach; j <= i + reach; ++j) {
+    for (std::size_t j = i - reach; j <= last; ++j) {
       sum += points[j].mean * static_cast<double>(points[j].count);
       count += points[j].count;
     }
@@ -143,12 +144,11 @@ std::optional<std::string> loss_chart(const LossHistory& history, const std::vec
     highs.push_back(point.high);
   }
   if (lows.empty()) return std::nullopt;
-  // A few wild losses must not flatten the rest of the curve.
-  double low = quantile(lows, 0.01), high = quantile(highs, 0.99);
   const std::vector<double> smooth = smoothed(points);
   std::string data = "$train << EOD\n", test = "$test << EOD\n", bad = "$bad << EOD\n";
   std::int64_t update = 0;
   bool tested = false;
+  double low = std::numeric_limits<double>::infinity(), high = -low;  // of the curves that matter: mean and test
   for (const EpochResult& epoch : epochs) {
     update += epoch.updates;
     if (!epoch.test_loss || !std::isfinite(*epoch.test_loss)) continue;
@@ -163,6 +163,9 @@ std::optional<std::string> loss_chart(const LossHistory& history, const std::vec
     high = std::max(high, value);
   }
   const bool logarithmic = low > 0 && high > 50 * low;
+  // What single updates scatter beyond is shown too, but a few wild ones must not flatten the rest.
+  low = std::min(low, logarithmic ? std::max(quantile(lows, 0.02), low / 5) : quantile(lows, 0.02));
+  high = std::max(high, quantile(highs, 0.98));
   const double margin = 0.05 * std::max(high - low, std::max(std::fabs(high), 1e-12) * 0.1);
   const double bottom = logarithmic ? low * 0.9 : low >= 0 ? std::max(0.0, low - margin) : low - margin;
   const double top = logarithmic ? high * 1.1 : high + margin;

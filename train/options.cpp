@@ -382,9 +382,6 @@ Options CommandLine::parse(const std::vector<std::string>& arguments) {
   if (!is_given("--device")) resolve_device("auto", result);
   if (is_given("--momentum") && result.optimizer != OptimizerKind::sgd)
     refuse("--momentum is an option of --optimizer sgd but the optimizer is adamw; leave one of them out");
-  if (result.batch_size && result.accumulate > *result.batch_size)
-    refuse("--accumulate must be at most the --batch-size of {} samples but is '{}'; every micro-batch needs a sample",
-           *result.batch_size, result.accumulate);
   set_num_threads(result.threads);
 
   result.command = "./run " + name_;

@@ -93,7 +93,9 @@ void Progress::draw(std::int64_t epoch, std::int64_t samples, Clock::time_point 
   std::string line = head;
   if (width >= 5) {
     const auto filled = static_cast<std::size_t>(std::clamp(done, 0.0, 1.0) * width);
-    line += "[" + std::string(filled, '=') + std::string(static_cast<std::size_t>(width) - filled, ' ') + "]";
+    line += '[';
+    line.append(filled, '=').append(static_cast<std::size_t>(width) - filled, ' ');
+    line += ']';
   }
   line += tail;
   if (static_cast<int>(line.size()) > room) line.resize(static_cast<std::size_t>(std::max(room, 0)));

@@ -192,7 +192,7 @@ std::string images(const Report& report, const Evaluation& e) {
                           report.images.size(0) >= static_cast<std::int64_t>(e.truth.size()),
                       "report",
                       "images must have shape [N, H, W] with an image for each of the {} evaluated samples but have {}",
-                      e.truth.size(), report.images.shape().str());
+                      e.truth.size(), report.images.shape());
   std::vector<std::size_t> first(std::min(kImages, e.truth.size()));
   std::iota(first.begin(), first.end(), std::size_t{0});
   std::vector<std::size_t> wrong;

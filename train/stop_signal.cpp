@@ -1,17 +1,15 @@
 #include "train/stop_signal.h"
 
-#include <array>
 #include <csignal>
 
-#include <signal.h>
 #include <unistd.h>
 
 namespace weft::train {
 namespace {
 
-constexpr std::array kSignals{SIGINT, SIGTERM};
 volatile std::sig_atomic_t first_signal = 0;
-struct sigaction before[kSignals.size()];
+// The kernel puts all vector registers there: with AVX-512 and AMX more than 11 KiB.
+alignas(64) char handler_stack[1 << 16];
 
 extern "C" void on_signal(int signal) {
   if (first_signal != 0) ::_exit(128 + signal);
@@ -22,15 +20,21 @@ extern "C" void on_signal(int signal) {
 
 StopSignal::StopSignal() {
   first_signal = 0;
+  stack_t stack{};
+  stack.ss_sp = handler_stack;
+  stack.ss_size = sizeof handler_stack;
+  ::sigaltstack(&stack, &stack_before_);
   struct sigaction action {};
   action.sa_handler = on_signal;
-  action.sa_flags = SA_RESTART;  // a write of the metrics is not to fail
+  action.sa_flags = SA_ONSTACK | SA_RESTART;  // restart: a write of the metrics is not to fail
   sigemptyset(&action.sa_mask);
-  for (std::size_t i = 0; i < kSignals.size(); ++i) ::sigaction(kSignals[i], &action, &before[i]);
+  for (const int signal : kSignals) sigaddset(&action.sa_mask, signal);
+  for (int i = 0; i < 2; ++i) ::sigaction(kSignals[i], &action, &before_[i]);
 }
 
 StopSignal::~StopSignal() {
-  for (std::size_t i = 0; i < kSignals.size(); ++i) ::sigaction(kSignals[i], &before[i], nullptr);
+  for (int i = 0; i < 2; ++i) ::sigaction(kSignals[i], &before_[i], nullptr);
+  ::sigaltstack(&stack_before_, nullptr);
 }
 
 int StopSignal::received() { return first_signal; }

@@ -1,9 +1,9 @@
 #pragma once
 // What the benchmarks of single operations share: forward and forward + backward of an op, with the bytes and operations
 // that its documentation counts, so that a row says GB/s and FLOP/s and not only a time.
-#include <benchmark/benchmark.h>
-
 #include <cstdint>
+
+#include <benchmark/benchmark.h>
 
 #include "autograd/engine.h"
 #include "tensor/tensor.h"
@@ -32,7 +32,8 @@ void forward(benchmark::State& state, Cost cost, F&& f) {
 
 /// Times f() and backward(f(), seed); the gradients of the leaves are forgotten before each call.
 template <class F>
-void forward_backward(benchmark::State& state, Cost cost, const std::vector<Tensor>& leaves, const Tensor& seed, F&& f) {
+void forward_backward(benchmark::State& state, Cost cost, const std::vector<Tensor>& leaves, const Tensor& seed,
+                      F&& f) {
   for (const Tensor& leaf : leaves) set_requires_grad(leaf);
   for (auto _ : state) {
     for (const Tensor& leaf : leaves) zero_grad(leaf);

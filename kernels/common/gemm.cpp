@@ -16,29 +16,33 @@ struct Grid {
   std::int64_t tiles_m, tiles_n, chunks;
 };
 
-std::int64_t round_up(std::int64_t value, std::int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
 
+// Halves the largest dimension until there are enough tiles for many threads, or a half would be too small to run at full
+// speed. Measured for oneDNN 2.6 on one Sapphire Rapids core, f32, K from 128 to 784: tiles of 128 x 256 run at 95-98 % of the
+// speed of the undivided product, 128 x 128 at 90-95 %, 64 x 128 at 85-88 %, 32 x 64 at 55-65 %; N counts more than M.
 Grid make_grid(std::int64_t m, std::int64_t n, std::int64_t k) {
-  constexpr std::int64_t kTileWork = std::int64_t{1} << 22;  // multiply-adds that make a tile worth a hand-out: about 30 µs
-  constexpr std::int64_t kWantedTiles = 16;                  // enough that the last tile of some thread is a small part
-  constexpr std::int64_t kMinM = 64, kMinN = 128, kMinK = 1024;
+  constexpr std::int64_t kTileWork = std::int64_t{1} << 23;  // multiply-adds that a tile keeps: 50-100 µs
+  constexpr std::int64_t kWantedTiles = 16;
+  constexpr std::int64_t kMinM = 64, kMinN = 128, kMinK = 2048, kMostM = 512;
   Grid grid{m, n, std::max<std::int64_t>(k, 1), 1, 1, 1};
-  const auto tiles = [&] { return grid.tiles_m * grid.tiles_n * grid.chunks; };
-  const auto work = [&] { return grid.tile_m * grid.tile_n * grid.chunk_k; };
-  while (tiles() < kWantedTiles && work() > kTileWork) {
-    // Long in M first: each tile then reads all of B once. Narrow strips of B cost oneDNN its blocking along N.
-    if (grid.tile_m >= 2 * kMinM && (grid.tile_m >= grid.tile_n / 2 || grid.tile_n < 2 * kMinN)) {
-      grid.tile_m = round_up((grid.tile_m + 1) / 2, 32);
-      grid.tiles_m = (m + grid.tile_m - 1) / grid.tile_m;
-    } else if (grid.tile_n >= 2 * kMinN) {
-      grid.tile_n = round_up((grid.tile_n + 1) / 2, 64);
-      grid.tiles_n = (n + grid.tile_n - 1) / grid.tile_n;
-    } else if (grid.chunk_k >= 2 * kMinK) {
-      grid.chunk_k = round_up((grid.chunk_k + 1) / 2, 64);
-      grid.chunks = (k + grid.chunk_k - 1) / grid.chunk_k;
-    } else {
+  const auto halve = [](std::int64_t whole, std::int64_t& parts, std::int64_t& size) {
+    parts *= 2;
+    size = round_up((whole + parts - 1) / parts, 16);
+    parts = (whole + size - 1) / size;
+  };
+  while ((grid.tiles_m * grid.tiles_n * grid.chunks < kWantedTiles || grid.tile_m > kMostM) &&
+         grid.tile_m * grid.tile_n * grid.chunk_k >= 2 * kTileWork) {
+    if (grid.tile_m >= 2 * kMinM && (2 * grid.tile_m >= grid.tile_n || grid.tile_n < 2 * kMinN))
+      halve(m, grid.tiles_m, grid.tile_m);
+    else if (grid.tile_n >= 2 * kMinN)
+      halve(n, grid.tiles_n, grid.tile_n);
+    else if (grid.chunk_k >= 2 * kMinK)
+      halve(k, grid.chunks, grid.chunk_k);
+    else
       break;
-    }
   }
   return grid;
 }

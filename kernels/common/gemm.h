@@ -13,15 +13,15 @@ enum class Epilogue : std::uint8_t { none, relu };
 /// C[m,n] = epilogue(sum_k A(m,k) B(k,n) + bias[n]), or C += the sum. One of each operand's two strides is 1.
 /// Aliasing: C overlaps no operand. Moves: at least m·k + k·n + m·n elements; 2·m·n·k flop.
 struct Gemm {
-  Dtype dtype;      // of all operands; products are summed in f32 (f64 for f64)
-  std::int64_t m;   // rows of C, 0 allowed
-  std::int64_t n;   // columns of C
-  std::int64_t k;   // 0 gives C = epilogue(bias)
-  const void* a;    // in, A(m,k) = a[m * a_row + k * a_col]
+  Dtype dtype;     // of all operands; products are summed in f32 (f64 for f64)
+  std::int64_t m;  // rows of C, 0 allowed
+  std::int64_t n;  // columns of C
+  std::int64_t k;  // 0 gives C = epilogue(bias)
+  const void* a;   // in, A(m,k) = a[m * a_row + k * a_col]
   std::int64_t a_row, a_col;
-  const void* b;    // in, B(k,n) = b[k * b_row + n * b_col]
+  const void* b;  // in, B(k,n) = b[k * b_row + n * b_col]
   std::int64_t b_row, b_col;
-  void* c;          // out or inout, C(m,n) = c[m * c_row + n]
+  void* c;  // out or inout, C(m,n) = c[m * c_row + n]
   std::int64_t c_row;
   const void* bias = nullptr;  // in, [n] or null; not with Accumulate::add
   Epilogue epilogue = Epilogue::none;

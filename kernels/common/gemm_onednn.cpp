@@ -2,12 +2,13 @@
 #include "kernels/common/gemm.h"
 
 #if defined(WEFT_ONEDNN)
-#include <omp.h>
-
-#include <dnnl.hpp>
 #include <array>
 #include <functional>
 #include <unordered_map>
+
+#include <omp.h>
+
+#include <dnnl.hpp>
 
 #include "tensor/allocator.h"
 #endif
@@ -54,7 +55,8 @@ dnnl::matmul::primitive_desc describe(const Gemm& tile) {
   constexpr auto f32 = memory::data_type::f32;
   const memory::desc a({tile.m, tile.k}, f32, memory::dims{tile.a_row, tile.a_col});
   const memory::desc b({tile.k, tile.n}, f32, memory::dims{tile.b_row, tile.b_col});
-  const memory::desc bias = tile.bias != nullptr ? memory::desc({1, tile.n}, f32, memory::dims{tile.n, 1}) : memory::desc();
+  const memory::desc bias =
+      tile.bias != nullptr ? memory::desc({1, tile.n}, f32, memory::dims{tile.n, 1}) : memory::desc();
   const memory::desc c({tile.m, tile.n}, f32, memory::dims{tile.c_row, 1});
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
@@ -114,7 +116,14 @@ struct ThreadCache {
 bool detail::gemm_tile_onednn(const Gemm& tile) {
   if (tile.dtype != Dtype::f32 || tile.k == 0) return false;
   thread_local ThreadCache cache;
-  const Key key{tile.m, tile.n, tile.k, tile.a_row, tile.a_col, tile.b_row, tile.b_col, tile.c_row,
+  const Key key{tile.m,
+                tile.n,
+                tile.k,
+                tile.a_row,
+                tile.a_col,
+                tile.b_row,
+                tile.b_col,
+                tile.c_row,
                 (tile.bias != nullptr ? 1 : 0) | (tile.epilogue == Epilogue::relu ? 2 : 0) |
                     (tile.mode == Accumulate::add ? 4 : 0)};
   const OneThread guard;

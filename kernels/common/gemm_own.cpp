@@ -13,8 +13,8 @@ namespace {
 using simd::kLanes;
 using simd::Vec;
 
-constexpr std::int64_t kRows = 8;       // of C in registers
-constexpr std::int64_t kBlockK = 256;   // of K per packed panel
+constexpr std::int64_t kRows = 8;      // of C in registers
+constexpr std::int64_t kBlockK = 256;  // of K per packed panel
 
 template <class C>
 constexpr std::int64_t kColumns = 2 * kLanes<C>;
@@ -70,8 +70,8 @@ void tile_product(const Gemm& tile) {
         }
     for (std::int64_t panel = 0; panel < panels; ++panel)
       for (std::int64_t strip = 0; strip < strips; ++strip)
-        block_product<C>(packed_a.data() + strip * kBlockK * kRows, packed_b.data() + panel * kBlockK * kColumns<C>, depth,
-                         sums.data() + strip * kRows * sum_row + panel * kColumns<C>, sum_row);
+        block_product<C>(packed_a.data() + strip * kBlockK * kRows, packed_b.data() + panel * kBlockK * kColumns<C>,
+                         depth, sums.data() + strip * kRows * sum_row + panel * kColumns<C>, sum_row);
   }
 
   const T* const bias = static_cast<const T*>(tile.bias);

@@ -141,7 +141,8 @@ inline Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
     __m256 low, high;
   };
   const auto x = std::bit_cast<Halves>(a), y = std::bit_cast<Halves>(b), z = std::bit_cast<Halves>(c);
-  return std::bit_cast<Vec<float>>(Halves{_mm256_fmadd_ps(x.low, y.low, z.low), _mm256_fmadd_ps(x.high, y.high, z.high)});
+  return std::bit_cast<Vec<float>>(
+      Halves{_mm256_fmadd_ps(x.low, y.low, z.low), _mm256_fmadd_ps(x.high, y.high, z.high)});
 #else
   return a * b + c;
 #endif
@@ -155,7 +156,8 @@ inline Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
     __m256d low, high;
   };
   const auto x = std::bit_cast<Halves>(a), y = std::bit_cast<Halves>(b), z = std::bit_cast<Halves>(c);
-  return std::bit_cast<Vec<double>>(Halves{_mm256_fmadd_pd(x.low, y.low, z.low), _mm256_fmadd_pd(x.high, y.high, z.high)});
+  return std::bit_cast<Vec<double>>(
+      Halves{_mm256_fmadd_pd(x.low, y.low, z.low), _mm256_fmadd_pd(x.high, y.high, z.high)});
 #else
   return a * b + c;
 #endif

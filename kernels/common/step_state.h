@@ -1,13 +1,13 @@
 #pragma once
-// The scalars of an optimizer's update. They live in device memory, where the kernels read and write them: an update needs
-// no word from the host, neither to learn the denominator nor to decide that a gradient is unusable.
+// The scalars of an optimizer's update. They live in device memory, where the kernels read and write them: an update
+// needs no word from the host, neither to learn the denominator nor to decide that a gradient is unusable.
 #include <cstdint>
 #include <type_traits>
 
 namespace weft::kernels {
 
-/// One per optimizer. grad_norm fills it for an update; the optimizer's kernel reads it. Every field has eight bytes, so
-/// that the whole can lie in an i64 tensor and its counters be a slice of that tensor.
+/// One per optimizer. grad_norm fills it for an update; the optimizer's kernel reads it. Every field has eight bytes,
+/// so that the whole can lie in an i64 tensor and its counters be a slice of that tensor.
 struct StepState {
   // Set by the host when it changes:
   double lr = 0;

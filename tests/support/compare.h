@@ -13,9 +13,7 @@
 namespace weft::test {
 
 /// The elements of a tensor of any dtype as doubles, row-major.
-inline std::vector<double> values(const Tensor& tensor) {
-  return cast(tensor.alias(), Dtype::f64).to_vector<double>();
-}
+inline std::vector<double> values(const Tensor& tensor) { return cast(tensor.alias(), Dtype::f64).to_vector<double>(); }
 
 /// ||got - want|| / ||want|| (absolute when want is 0); infinity when the counts differ or anything is not finite.
 inline double relative_error(std::span<const double> got, std::span<const double> want) {
@@ -56,9 +54,7 @@ template <class E, class F>
 std::string message_of(F&& f) {
   try {
     f();
-  } catch (const E& error) {
-    return error.what();
-  } catch (const std::exception& error) {
+  } catch (const E& error) { return error.what(); } catch (const std::exception& error) {
     return std::string("another exception: ") + error.what();
   }
   return "no exception";
