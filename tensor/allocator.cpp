@@ -114,6 +114,8 @@ class Allocator {
 
  private:
   static void* from_system(std::int64_t rounded) {
+    // More than any user address space: the C library's own limits differ (AddressSanitizer's would end the process).
+    if (rounded > (std::int64_t{1} << 47)) return nullptr;
     // Large blocks on huge-page boundaries: 512 times fewer page faults where the kernel grants them.
     const bool huge = rounded >= kHugePageBytes;
     const auto alignment = static_cast<std::size_t>(huge ? kHugePageBytes : static_cast<std::int64_t>(kAlignmentBytes));
