@@ -24,9 +24,10 @@ struct Problem {
   std::int64_t rows, in, out;
 };
 // Odd sizes, single rows and columns, sizes around a tile's edge, and one whose long sum is cut into chunks.
-const std::vector<Problem> kProblems = {{1, 1, 1},     {1, 7, 3},       {3, 1, 5},      {5, 33, 17},
-                                        {64, 64, 64},  {65, 127, 129},  {128, 784, 10}, {257, 300, 70},
-                                        {2, 5000, 11}, {300, 260, 520}, {9000, 12, 10}};
+const std::vector<Problem> kProblems = {{1, 1, 1},      {1, 784, 512}, {2, 100, 30},    {4, 33, 100},
+                                        {70, 3, 40},    {70, 40, 2},   {1, 7, 3},       {3, 1, 5},
+                                        {5, 33, 17},    {64, 64, 64},  {65, 127, 129},  {128, 784, 10},
+                                        {257, 300, 70}, {2, 5000, 11}, {300, 260, 520}, {9000, 12, 10}};
 
 // Error of a sum of k products in a type with this epsilon; inputs of order 1, errors random: sqrt(k), with some room.
 double tolerance(Dtype dtype, std::int64_t k) {
@@ -108,7 +109,8 @@ TEST(Linear, FusedReluEqualsReluAfterwards) {
 }
 
 TEST(Linear, BitwiseEqualForAnyThreadCount) {
-  for (const Problem& p : {Problem{128, 784, 512}, {300, 512, 256}, {128, 256, 10}, {60000, 20, 10}, {1, 784, 512}}) {
+  for (const Problem& p :
+       {Problem{128, 784, 512}, {300, 512, 256}, {128, 256, 10}, {60000, 20, 10}, {1, 784, 512}, {3, 512, 256}}) {
     const Tensor dy = randn({p.rows, p.out}, 4);
     std::vector<Tensor> first;
     for (int threads : {1, 2, 7}) {

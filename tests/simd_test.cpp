@@ -38,6 +38,33 @@ TEST(Simd, ExpKeepsNanAndReachesTheEnds) {
   EXPECT_EQ(exp(broadcast(0.0f))[0], 1.0f);
 }
 
+TEST(Simd, OverRootIsWithinFourUlpOverTheWholeRange) {
+  double worst = 0;
+  float worst_v = 0, worst_c = 0;
+  for (const float c : {0.0f, 1e-30f, 1e-8f, 1.0f, 1e6f})
+    for (std::uint64_t bits = 0; bits < 0x7f800000ull; bits += 9973) {  // every exponent, subnormals too
+      const auto v = std::bit_cast<float>(static_cast<std::uint32_t>(bits));
+      const double exact = 3.0 / (std::sqrt(static_cast<double>(v)) + static_cast<double>(c));
+      const float got = over_root(broadcast(3.0f), broadcast(v), broadcast(c))[7];
+      if (!(exact < 3e38)) {
+        ASSERT_EQ(got, std::numeric_limits<float>::infinity()) << v << " " << c;
+        continue;
+      }
+      int exponent;
+      std::frexp(exact, &exponent);
+      const double error =
+          std::fabs(static_cast<double>(got) - exact) / std::max(std::ldexp(1.0, exponent - 24), 0x1p-149);
+      if (!(error <= worst)) {
+        worst = error;
+        worst_v = v;
+        worst_c = c;
+      }
+    }
+  EXPECT_LE(worst, 4.0) << "at v = " << worst_v << ", c = " << worst_c;
+  EXPECT_TRUE(std::isnan(over_root(broadcast(0.0f), broadcast(0.0f), broadcast(0.0f))[0]));  // as 0 / 0
+  RecordProperty("worst_ulp", std::to_string(worst));
+}
+
 TEST(Simd, TailsReadAndWriteOnlyTheirLanes) {
   for (int count = 0; count <= kLanes<float>; ++count) {
     float in[kLanes<float>], out[kLanes<float>];

@@ -123,6 +123,7 @@ void run_chunked(const Gemm& args, const Grid& grid) {
 
 void gemm_cpu(const Gemm& args) {
   if (args.m == 0 || args.n == 0) return;
+  if (detail::gemm_thin(args)) return;
   const Grid grid = make_grid(args.m, args.n, args.k);
   dispatch_float(args.dtype, "gemm", [&]<class T>(std::type_identity<T>) {
     if (grid.chunks > 1) return run_chunked<T>(args, grid);

@@ -1,6 +1,6 @@
 #pragma once
 // The matrix product on the cpu, the one place that every product goes through.
-//   C is cut into a grid of tiles that depends on the shape alone; a tile is computed by one thread, with oneDNN for f32
+//   Products with few rows or short sums have kernels of their own (gemm_thin.cpp). For all others, C is cut into a grid of tiles that depends on the shape alone; a tile is computed by one thread, with oneDNN for f32
 //   where it is built in, else with weft's own kernel. A product with few tiles and a long sum is also cut along K into
 //   fixed chunks, whose partial products are added in order. Hence the same bits for any number of threads: a library that
 //   divides the work by its thread count (oneDNN's own threading does) cannot promise that.
@@ -30,6 +30,8 @@ struct Gemm {
 void gemm_cpu(const Gemm& args);
 
 namespace detail {
+/// The whole product when it has at most four rows, or sums of at most four terms; false (and nothing done) otherwise.
+bool gemm_thin(const Gemm& args);
 /// One tile on the calling thread. Returns false where oneDNN is not built in or does not take the operands.
 bool gemm_tile_onednn(const Gemm& tile);
 void gemm_tile_own(const Gemm& tile);
