@@ -103,7 +103,7 @@ Tensor batch_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, cons
   check(x, gamma, beta, running_mean, running_var, options);
   const Tensor input = contiguous(x);
   const Tensor weight = gamma.defined() ? contiguous(gamma) : gamma, bias = beta.defined() ? contiguous(beta) : beta;
-  const Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   const Tensor partials = workspace(input);
   Tensor mean, rstd;
   if (detail::should_record({&input, &weight, &bias})) {

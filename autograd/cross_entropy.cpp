@@ -66,7 +66,7 @@ Loss cross_entropy(const Tensor& logits, const Tensor& targets, const CrossEntro
   const Tensor mask = options.mask.defined() ? contiguous(options.mask) : options.mask;
   const Device device = x.device();
   const std::int64_t classes = x.size(-1), rows = x.numel() / classes;
-  const Loss loss{Tensor::empty({}, Dtype::f64, device), Tensor::empty({}, Dtype::f64, device)};
+  Loss loss{Tensor::empty({}, Dtype::f64, device), Tensor::empty({}, Dtype::f64, device)};
   const std::int64_t chunks = kernels::cross_entropy_partials(rows, classes);
   const Tensor partials = chunks > 1 ? Tensor::empty({chunks}, Dtype::f64, device) : loss.sum;
   Tensor gradient;

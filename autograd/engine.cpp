@@ -89,8 +89,12 @@ namespace detail {
 
 void deliver(AutogradMeta& leaf, Tensor gradient, std::uint64_t window) {
   if (leaf.hooks.empty()) return accumulate(leaf, std::move(gradient), window);
-  leaf.incoming = leaf.incoming.defined() ? clone(leaf.incoming) : std::move(gradient);
-  if (gradient.defined()) add_(leaf.incoming, gradient);
+  if (!leaf.incoming.defined()) {
+    leaf.incoming = std::move(gradient);
+    return;
+  }
+  leaf.incoming = clone(leaf.incoming);  // the first contribution may share memory with other gradients
+  add_(leaf.incoming, gradient);
 }
 
 Gradients::Target leaf_target(AutogradMeta& leaf, const Shape& shape, Dtype dtype, Device device,

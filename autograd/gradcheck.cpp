@@ -30,6 +30,7 @@ GradcheckResult gradcheck(const std::function<Tensor(const std::vector<Tensor>&)
   for (int projection = 0; projection < options.projections; ++projection) {
     // Fresh leaves over the same memory: gradients that the caller holds are left alone.
     std::vector<Tensor> leaves;
+    leaves.reserve(inputs.size());
     for (const Tensor& input : inputs) leaves.push_back(set_requires_grad(input.alias()));
     const Tensor output = f(leaves);
     require<DtypeError>(output.dtype() == Dtype::f64, "gradcheck", "needs an f64 result but got {}",

@@ -79,7 +79,7 @@ Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, doub
   const Tensor input = contiguous(x);
   const Tensor weight = gamma.defined() ? contiguous(gamma) : gamma, bias = beta.defined() ? contiguous(beta) : beta;
   const std::int64_t channels = x.size(-1), rows = x.numel() / channels;
-  const Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   Tensor mean, rstd;
   if (detail::should_record({&input, &weight, &bias})) {
     mean = Tensor::empty({rows}, statistics_dtype(x.dtype()), x.device());

@@ -14,7 +14,7 @@ template <class F>
 Tensor map(const char* op, const Tensor& x, F&& f) {
   kernels::require_cpu(op, x.device());
   const Tensor dense = contiguous(x);
-  const Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   dispatch_float(x.dtype(), op, [&]<class S>(std::type_identity<S>) {
     const S* from = dense.data<S>();
     S* to = y.data<S>();

@@ -7,19 +7,19 @@
 namespace weft::nn {
 namespace {
 
-thread_local std::uint64_t seed = 0;
+thread_local std::uint64_t thread_seed = 0;
 thread_local std::uint32_t next_stream = 0;
 
 }  // namespace
 
-void manual_seed(std::uint64_t value) {
-  seed = value;
+void manual_seed(std::uint64_t seed) {
+  thread_seed = seed;
   next_stream = 0;
 }
 
 void uniform_(const Tensor& tensor, double bound) {
   require<ShapeError>(tensor.is_contiguous(), "uniform_", "needs a contiguous tensor");
-  Philox random(seed, RandomUse::initialisation, next_stream++);
+  Philox random(thread_seed, RandomUse::initialisation, next_stream++);
   dispatch_float(tensor.dtype(), "uniform_", [&]<class T>(std::type_identity<T>) {
     T* const values = tensor.data<T>();
     for (std::int64_t i = 0; i < tensor.numel(); ++i) {

@@ -69,7 +69,7 @@ class Tensor {
   // Views: no copy, the result shares this tensor's storage, and gradients flow through.
   /// One extent may be -1 (inferred). Errors: ShapeError when the sizes differ, or when the layout needs a copy (then use
   /// weft::reshape, which makes one).
-  Tensor reshape(const Shape& shape) const;
+  Tensor reshape(const Shape& asked) const;
   Tensor transpose(int a, int b) const;
   Tensor t() const { return transpose(-2, -1); }
   /// Elements start, start+step, ... below stop along `dim`; negative start and stop count from the end, both are clamped.

@@ -6,7 +6,7 @@
 #include <optional>
 #include <set>
 
-#include <stdlib.h>
+#include <stdlib.h>  // NOLINT(modernize-deprecated-headers): POSIX
 
 #include <gtest/gtest.h>
 

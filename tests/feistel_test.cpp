@@ -126,7 +126,7 @@ TEST(Feistel, EvenAndOddOrdersAreEquallyLikely) {
       }
       odd += static_cast<int>((size - cycles) % 2);
     }
-    EXPECT_NEAR(odd, kDraws / 2, 6 * std::sqrt(kDraws / 4.0)) << size;  // 6 deviations of a fair coin
+    EXPECT_NEAR(odd, kDraws / 2.0, 6 * std::sqrt(kDraws / 4.0)) << size;  // 6 deviations of a fair coin
   }
 }
 

@@ -41,7 +41,7 @@ std::string choose_norm(const std::string& asked, const data::Plan& plan, Option
     why = "the last update of an epoch has a single sample";
   else
     batch = true;
-  const std::string chosen = batch ? "batch" : "layer";
+  std::string chosen = batch ? "batch" : "layer";
   options.record("norm", chosen);
   options.notices.push_back(fmt::format("norm {}: {}", chosen, why));
   return chosen;

@@ -30,6 +30,7 @@ std::optional<std::string> run_gnuplot(std::vector<std::string> arguments, const
 
   arguments.insert(arguments.begin(), "gnuplot");
   std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
   posix_spawn_file_actions_t actions;
@@ -77,7 +78,7 @@ std::string number(double value) { return std::isfinite(value) ? fmt::format("{}
 
 /// The value that a share of the others lie below.
 double quantile(std::vector<double> values, double share) {
-  const auto at = static_cast<std::ptrdiff_t>(share * static_cast<double>(values.size() - 1) + 0.5);
+  const auto at = static_cast<std::ptrdiff_t>(std::lround(share * static_cast<double>(values.size() - 1)));
   std::nth_element(values.begin(), values.begin() + at, values.end());
   return values[static_cast<std::size_t>(at)];
 }

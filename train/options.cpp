@@ -134,7 +134,7 @@ CommandLine::CommandLine(std::string name, std::string description)
   options.example = name_;
 }
 
-void CommandLine::choice(const std::string& name, std::string& value, std::vector<std::string> choices,
+void CommandLine::choice(const std::string& name, std::string& value, const std::vector<std::string>& choices,
                          std::string help) {
   own_.push_back({.name = name,
                   .group = "Of this example",
@@ -177,10 +177,11 @@ std::vector<CommandLine::Entry> CommandLine::common(Options& o) {
         [&flag] { return Value(flag); });
     entries.back().flag = true;
   };
-  const auto add_words = [&]<class E>(std::string group, std::string name, E& into, std::vector<std::string> words,
-                                      std::string help) {  // enumerators in the order of the words
+  const auto add_words = [&]<class E>(const std::string& group, const std::string& name, E& into,
+                                      std::vector<std::string> words,
+                                      const std::string& help) {  // enumerators in the order of the words
     add(
-        std::move(group), name, joined(words, "|", "|"), words[static_cast<std::size_t>(into)], std::move(help),
+        group, name, joined(words, "|", "|"), words[static_cast<std::size_t>(into)], help,
         [name, words, &into](const std::string& text) {
           check_choice(name, text, words);
           into = static_cast<E>(std::find(words.begin(), words.end(), text) - words.begin());

@@ -70,7 +70,7 @@ class CommandLine {
   Options options;
 
   /// Adds an option of the example. `value` holds the default and receives what was given; it must outlive parse().
-  void choice(const std::string& name, std::string& value, std::vector<std::string> choices, std::string help);
+  void choice(const std::string& name, std::string& value, const std::vector<std::string>& choices, std::string help);
   void text(const std::string& name, std::string& value, std::string placeholder, std::string help);
 
   /// Reads the arguments, resolves the device and sets the number of threads of this process.

@@ -38,7 +38,7 @@ bool write_all(int file, std::string_view content) {
 
 }  // namespace
 
-RunFolder::RunFolder(fs::path path) : path_(fs::absolute(path).lexically_normal()) {
+RunFolder::RunFolder(const fs::path& path) : path_(fs::absolute(path).lexically_normal()) {
   if (!path_.has_filename()) path_ = path_.parent_path();  // "runs/a/"
   const std::string shown = path.string();
   try {

@@ -15,7 +15,7 @@ class RunFolder {
  public:
   /// Checks that `path` can become the folder of a run. Changes nothing.
   /// Errors: IoError "--out must be a folder but 'x' is a file; ...", or when it holds other files, or cannot be written.
-  explicit RunFolder(std::filesystem::path path);
+  explicit RunFolder(const std::filesystem::path& path);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
   RunFolder& operator=(const RunFolder&) = delete;

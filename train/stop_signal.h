@@ -1,6 +1,6 @@
 #pragma once
 // Ending a training run from outside without losing what it has.
-#include <signal.h>
+#include <signal.h>  // NOLINT(modernize-deprecated-headers): POSIX, struct sigaction is not in <csignal>
 
 namespace weft::train {
 

@@ -301,7 +301,7 @@ void Trainer::finish(const Totals& totals) {
   for (const std::string& note : summary_.notes) progress_.print("note: " + note);
 }
 
-void Trainer::write_report(Report report) {
+void Trainer::write_report(const Report& report) {
   folder_.write("report.html", render(report, summary_, history_, evaluation_));
   progress_.print(fmt::format("results in {}: report.html, summary.json, metrics.jsonl", options_.out));
 }

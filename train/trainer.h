@@ -47,7 +47,7 @@ class Trainer {
   Summary run();
 
   /// Writes report.html. `report` holds what the example alone knows; the rest is filled in here.
-  void write_report(Report report);
+  void write_report(const Report& report);
 
   const data::Plan& plan() const { return loader_.plan(); }
 

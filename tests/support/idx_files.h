@@ -8,7 +8,7 @@
 #include <system_error>
 #include <vector>
 
-#include <stdlib.h>
+#include <stdlib.h>  // NOLINT(modernize-deprecated-headers): POSIX
 
 #include <zlib.h>
 
