@@ -13,7 +13,7 @@ void shapes(benchmark::internal::Benchmark* b) {
 }
 
 Tensor labels(std::int64_t rows, std::int64_t classes) {
-  const Tensor targets = Tensor::empty({rows}, Dtype::i64);
+  Tensor targets = Tensor::empty({rows}, Dtype::i64);
   for (std::int64_t r = 0; r < rows; ++r) targets.data<std::int64_t>()[r] = r * 7919 % classes;
   return targets;
 }
