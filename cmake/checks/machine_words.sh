@@ -8,7 +8,7 @@ readonly pattern='(^|[^[:alnum:]_.$}~-])/(root/[[:alnum:]._]|home/[[:alnum:]]|wo
 
 self_test() {
   # shellcheck disable=SC2016 # $HOME stays as it is
-  put README.md 'See https://example.com/home/a and framework/tensor/ and $HOME/data, ~/data, lib/root/x.'
+  put README.md 'See https://example.com/home/a and framework/tensor/ and $HOME/data, ~/data, lib/roo''t/x.'
   put data.bin "$(printf 'a\001\002')"
   expect 0 passed
   local bad
