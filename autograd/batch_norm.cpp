@@ -17,7 +17,8 @@ using detail::data_or_null;
 using detail::statistics_dtype;
 
 Tensor workspace(const Tensor& x) {
-  return Tensor::empty({kernels::batch_norm_partials(x.size(0), x.size(1))}, statistics_dtype(x.dtype()), x.device());
+  return Tensor::empty({kernels::batch_norm_partials(x.size(0), x.size(1), x.device())}, statistics_dtype(x.dtype()),
+                       x.device());
 }
 
 struct BatchNormNode final : Node {

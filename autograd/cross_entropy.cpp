@@ -10,6 +10,7 @@
 #include "autograd/pointwise.h"
 #include "autograd/reduce.h"
 #include "kernels/cross_entropy.h"
+#include "tensor/status.h"
 
 namespace weft {
 namespace {
@@ -20,8 +21,9 @@ struct CrossEntropyNode final : Node {
   void backward(std::span<const Tensor> dy, Gradients& dx) override {
     if (!dx.wanted(0)) return;
     const Tensor& unscaled = gradient.get(name());
+    // Looking at the factor's value would make the host wait for the device.
+    if (detail::is_unit_seed(dy[0])) return dx.set(0, unscaled);
     const Tensor factor = contiguous(dy[0]);
-    if (factor.item<double>() == 1.0) return dx.set(0, unscaled);
     Tensor dlogits = Tensor::empty(unscaled.shape(), unscaled.dtype(), unscaled.device());
     kernels::cross_entropy_backward(unscaled.device(), {.dtype = unscaled.dtype(),
                                                         .count = unscaled.numel(),
@@ -67,7 +69,7 @@ Loss cross_entropy(const Tensor& logits, const Tensor& targets, const CrossEntro
   const Device device = x.device();
   const std::int64_t classes = x.size(-1), rows = x.numel() / classes;
   Loss loss{Tensor::empty({}, Dtype::f64, device), Tensor::empty({}, Dtype::f64, device)};
-  const std::int64_t chunks = kernels::cross_entropy_partials(rows, classes);
+  const std::int64_t chunks = kernels::cross_entropy_partials(device, rows, classes);
   const Tensor partials = chunks > 1 ? Tensor::empty({chunks}, Dtype::f64, device) : loss.sum;
   Tensor gradient;
   if (detail::should_record({&x})) gradient = Tensor::empty(x.shape(), x.dtype(), device);
@@ -82,7 +84,9 @@ Loss cross_entropy(const Tensor& logits, const Tensor& targets, const CrossEntro
                .gradient = gradient.defined() ? gradient.raw_data() : nullptr,
                .sum = loss.sum.data<double>(),
                .denominator = loss.denominator.data<double>(),
-               .partials = partials.data<double>()});
+               .partials = partials.data<double>(),
+               .status = device.kind == DeviceKind::cpu ? nullptr : status_word(device)});
+  if (device.kind == DeviceKind::simt) check_status(device);
   detail::check_anomaly("cross_entropy", {&loss.sum});
   if (auto node = record<CrossEntropyNode>({&loss.sum}, {&x})) node->gradient = gradient;
   return loss;

@@ -19,7 +19,8 @@ struct CrossEntropyOptions {
 ///           or NaN. Computed by forward in the same read of the logits, before dsum is known, and saved; backward
 ///           multiplies by dsum, or hands the saved tensor over unchanged when dsum is 1 (as it is for a Window).
 /// Errors:   Error "[cross_entropy] target 12 at row 5 is outside [0, 10): correct the label, mask the row, or set it
-///           to ignore_index = -100" for the first such row that counts, before anything is computed; ShapeError
+///           to ignore_index = -100" for the first such row that counts, before anything is computed (on cuda it is
+///           known later: thrown by check_status, and no optimizer updates until then); ShapeError
 ///           "[cross_entropy] targets must have shape [128] to go with logits of shape [128, 10] but has [64]";
 ///           DtypeError; DeviceError.
 /// Cost:     reads R·V elements; with a gradient writes R·V as well; rows that do not count are not read. Backward

@@ -83,9 +83,29 @@ void settle_hooked(AutogradMeta& leaf, std::uint64_t window) {
   accumulate(leaf, std::move(gradient), window);
 }
 
+// The gradients that a call without a seed starts from: made once per thread and device, so that a node can know one by
+// its identity, without reading a device's memory.
+struct UnitSeed {
+  Dtype dtype;
+  Tensor tensor;
+};
+thread_local std::vector<UnitSeed> unit_seeds;
+
+Tensor unit_seed(Dtype dtype, Device device) {
+  for (const UnitSeed& seed : unit_seeds)
+    if (seed.dtype == dtype && seed.tensor.device() == device) return seed.tensor;
+  unit_seeds.push_back({dtype, ones({}, dtype, device)});
+  return unit_seeds.back().tensor;
+}
+
 }  // namespace
 
 namespace detail {
+
+bool is_unit_seed(const Tensor& dy) {
+  return std::any_of(unit_seeds.begin(), unit_seeds.end(),
+                     [&](const UnitSeed& seed) { return seed.tensor.is_same(dy); });
+}
 
 void deliver(AutogradMeta& leaf, Tensor gradient, std::uint64_t window) {
   if (leaf.hooks.empty()) return accumulate(leaf, std::move(gradient), window);
@@ -194,7 +214,7 @@ void backward(const Tensor& root, const Tensor& seed, BackwardOptions options) {
   if (!start.defined()) {
     require<ShapeError>(root.numel() == 1, "backward",
                         "a tensor of shape {} needs a seed: only one element can do without", root.shape());
-    start = ones(root.shape(), root.dtype(), root.device());
+    start = root.rank() == 0 ? unit_seed(root.dtype(), root.device()) : ones(root.shape(), root.dtype(), root.device());
   }
   require<ShapeError>(start.shape() == root.shape() && start.dtype() == root.dtype(), "backward",
                       "the seed must be {} {} but is {} {}", root.shape(), to_string(root.dtype()), start.shape(),

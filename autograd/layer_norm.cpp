@@ -31,8 +31,8 @@ struct LayerNormNode final : Node {
     const Tensor& row_rstd = rstd.get(name());
     Tensor dinput, partials;
     if (dx.wanted(0)) dinput = Tensor::empty(input.shape(), dtype, device);
-    if (dx.wanted(1) || dx.wanted(2))
-      partials = Tensor::empty({kernels::layer_norm_partials(rows, channels)}, statistics_dtype(dtype), device);
+    if (dx.wanted(1) || dx.wanted(2) || device.kind != DeviceKind::cpu)
+      partials = Tensor::empty({kernels::layer_norm_partials(rows, channels, device)}, statistics_dtype(dtype), device);
     Gradients::Target dgamma{}, dbeta{};
     if (dx.wanted(1)) dgamma = dx.target(1, {channels}, dtype, device);
     if (dx.wanted(2)) dbeta = dx.target(2, {channels}, dtype, device);

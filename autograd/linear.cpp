@@ -1,5 +1,6 @@
 #include "autograd/linear.h"
 
+#include "autograd/channel_vector.h"
 #include "autograd/elementwise.h"
 #include "autograd/layout.h"
 #include "autograd/node.h"
@@ -10,6 +11,13 @@
 namespace weft {
 namespace {
 
+using detail::data_or_null;
+
+// Memory for one kernel, undefined for 0 bytes. It is given back in the order of the stream: behind the kernel.
+Tensor workspace(std::int64_t bytes, Device device) {
+  return bytes > 0 ? Tensor::empty({bytes}, Dtype::u8, device) : Tensor();
+}
+
 struct LinearNode final : Node {
   const char* name() const override { return "linear"; }
 
@@ -19,18 +27,42 @@ struct LinearNode final : Node {
     const Device device = dz.device();
     if (dx.wanted(0)) {
       Tensor gradient = Tensor::empty(x_shape, dtype, device);
-      kernels::linear_backward_input(
-          device, {dtype, dz.raw_data(), weight.get(name()).raw_data(), gradient.raw_data(), rows, in, out});
+      const Tensor scratch = workspace(kernels::linear_backward_input_workspace(device, dtype, rows, in, out), device);
+      kernels::linear_backward_input(device, {.dtype = dtype,
+                                              .dz = dz.raw_data(),
+                                              .weight = weight.get(name()).raw_data(),
+                                              .dx = gradient.raw_data(),
+                                              .rows = rows,
+                                              .in = in,
+                                              .out = out,
+                                              .workspace = data_or_null(scratch)});
       dx.set(0, std::move(gradient));
     }
+    Gradients::Target dweight{}, dbias{};
+    if (dx.wanted(1)) dweight = dx.target(1, {out, in}, dtype, device);
+    if (dx.wanted(2)) dbias = dx.target(2, {out}, dtype, device);
     if (dx.wanted(1)) {
-      const auto target = dx.target(1, {out, in}, dtype, device);
-      kernels::linear_backward_weight(device, {dtype, dz.raw_data(), x.get(name()).raw_data(), target.tensor.raw_data(),
-                                               rows, in, out, target.mode});
-    }
-    if (dx.wanted(2)) {
-      const auto target = dx.target(2, {out}, dtype, device);
-      kernels::linear_backward_bias(device, {dtype, dz.raw_data(), target.tensor.raw_data(), rows, out, target.mode});
+      const Tensor scratch = workspace(kernels::linear_backward_weight_workspace(device, dtype, rows, in, out), device);
+      kernels::linear_backward_weight(device, {.dtype = dtype,
+                                               .dz = dz.raw_data(),
+                                               .x = x.get(name()).raw_data(),
+                                               .dweight = dweight.tensor.raw_data(),
+                                               .rows = rows,
+                                               .in = in,
+                                               .out = out,
+                                               .mode = dweight.mode,
+                                               .dbias = data_or_null(dbias.tensor),
+                                               .dbias_mode = dbias.mode,
+                                               .workspace = data_or_null(scratch)});
+    } else if (dx.wanted(2)) {
+      const Tensor scratch = workspace(kernels::linear_backward_bias_workspace(device, dtype, rows, out), device);
+      kernels::linear_backward_bias(device, {.dtype = dtype,
+                                             .dz = dz.raw_data(),
+                                             .dbias = dbias.tensor.raw_data(),
+                                             .rows = rows,
+                                             .out = out,
+                                             .mode = dbias.mode,
+                                             .workspace = data_or_null(scratch)});
     }
   }
   void release() override {
@@ -82,10 +114,18 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activat
   for (int d = 0; d + 1 < x.rank(); ++d) rows *= x.size(d);
 
   Tensor y = Tensor::empty(shape, x.dtype(), x.device());
-  kernels::linear_forward(
-      x.device(), {x.dtype(), dense_x.raw_data(), dense_weight.raw_data(),
-                   bias.defined() ? dense_bias.raw_data() : nullptr, y.raw_data(), rows, in, out,
-                   activation == Activation::relu ? kernels::LinearActivation::relu : kernels::LinearActivation::none});
+  const Tensor scratch = workspace(kernels::linear_forward_workspace(x.device(), x.dtype(), rows, in, out), x.device());
+  kernels::linear_forward(x.device(), {.dtype = x.dtype(),
+                                       .x = dense_x.raw_data(),
+                                       .weight = dense_weight.raw_data(),
+                                       .bias = data_or_null(dense_bias),
+                                       .y = y.raw_data(),
+                                       .rows = rows,
+                                       .in = in,
+                                       .out = out,
+                                       .activation = activation == Activation::relu ? kernels::LinearActivation::relu
+                                                                                    : kernels::LinearActivation::none,
+                                       .workspace = data_or_null(scratch)});
   detail::check_anomaly("linear", {&y});
   if (auto node = record<LinearNode>({&y}, {&dense_x, &dense_weight, &dense_bias})) {
     if (requires_grad(dense_weight)) node->x = dense_x;

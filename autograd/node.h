@@ -141,6 +141,8 @@ bool should_record(std::initializer_list<const Tensor*> inputs);
 /// In anomaly mode: throws AutogradError when an output holds a NaN or an infinity.
 void check_anomaly(const char* op, std::initializer_list<const Tensor*> outputs);
 std::shared_ptr<AutogradSlot> record_view(const Tensor& base, const Tensor& view, const ViewRecord& record);
+/// Whether dy is the 1 that a backward call without a seed starts from: known without reading a device's memory.
+bool is_unit_seed(const Tensor& dy);
 // Adds a gradient to a leaf's, or keeps it until the leaf's hooks can see the sum.
 void deliver(AutogradMeta& leaf, Tensor gradient, std::uint64_t window);
 // A leaf's own gradient memory, to be written or added to.

@@ -1,32 +1,27 @@
 #include "autograd/pointwise.h"
 
-#include <cmath>
-
 #include "autograd/elementwise.h"
 #include "autograd/function.h"
 #include "autograd/layout.h"
-#include "kernels/common/contract.h"
+#include "kernels/elementwise.h"
 
 namespace weft {
 namespace {
 
-template <class F>
-Tensor map(const char* op, const Tensor& x, F&& f) {
-  kernels::require_cpu(op, x.device());
+using kernels::UnaryOp;
+
+Tensor run_unary(const char* name, UnaryOp op, const Tensor& x) {
+  require<DtypeError>(is_floating(x.dtype()), name, "needs f64, f32, f16 or bf16 but has {}", to_string(x.dtype()));
   const Tensor dense = contiguous(x);
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
-  dispatch_float(x.dtype(), op, [&]<class S>(std::type_identity<S>) {
-    const S* from = dense.data<S>();
-    S* to = y.data<S>();
-    for (std::int64_t i = 0; i < x.numel(); ++i) to[i] = static_cast<S>(f(static_cast<compute_t<S>>(from[i])));
-  });
+  kernels::unary(x.device(), {op, x.dtype(), dense.raw_data(), y.raw_data(), x.numel()});
   return y;
 }
 
 struct Exp : Function<Exp> {
   static constexpr const char* kName = "exp";
   static Tensor forward(FunctionContext& context, const Tensor& x) {
-    Tensor y = map(kName, x, [](auto v) { return std::exp(v); });
+    Tensor y = run_unary(kName, UnaryOp::exp, x);
     context.save(y);
     return y;
   }
@@ -37,7 +32,7 @@ struct Log : Function<Log> {
   static constexpr const char* kName = "log";
   static Tensor forward(FunctionContext& context, const Tensor& x) {
     context.save(x);
-    return map(kName, x, [](auto v) { return std::log(v); });
+    return run_unary(kName, UnaryOp::log, x);
   }
   static std::vector<Tensor> backward(FunctionContext& context, const Tensor& dy) { return {dy / context.saved(0)}; }
 };
@@ -45,7 +40,7 @@ struct Log : Function<Log> {
 struct Rsqrt : Function<Rsqrt> {
   static constexpr const char* kName = "rsqrt";
   static Tensor forward(FunctionContext& context, const Tensor& x) {
-    Tensor y = map(kName, x, [](auto v) { return 1 / std::sqrt(v); });
+    Tensor y = run_unary(kName, UnaryOp::rsqrt, x);
     context.save(y);
     return y;
   }

@@ -22,7 +22,17 @@ Tensor run_sum(const Tensor& x, Split split, const Shape& shape) {
   const NoGrad guard;
   const Tensor dense = contiguous(x);
   Tensor y = Tensor::empty(shape, is_floating(x.dtype()) ? x.dtype() : Dtype::i64, x.device());
-  kernels::sum(x.device(), {x.dtype(), dense.raw_data(), y.raw_data(), split.outer, split.reduced, split.inner});
+  const std::int64_t workspace_bytes =
+      kernels::sum_workspace_bytes(x.device(), x.dtype(), split.outer, split.reduced, split.inner);
+  Tensor workspace;
+  if (workspace_bytes > 0) workspace = Tensor::empty({workspace_bytes}, Dtype::u8, x.device());
+  kernels::sum(x.device(), {.dtype = x.dtype(),
+                            .in = dense.raw_data(),
+                            .out = y.raw_data(),
+                            .outer = split.outer,
+                            .reduced = split.reduced,
+                            .inner = split.inner,
+                            .workspace = workspace.defined() ? workspace.raw_data() : nullptr});
   return y;
 }
 

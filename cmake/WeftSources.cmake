@@ -1,18 +1,41 @@
 # Every list of files is made here by globbing: adding an op, a test or an example edits no table.
-set(WEFT_ROOMS tensor kernels autograd nn optim data train)
+set(WEFT_ROOMS simt tensor kernels autograd nn optim data train)
 
 set(WEFT_SOURCES)
 set(umbrella "#pragma once\n// Generated from the public headers of every room.\n")
 foreach(room ${WEFT_ROOMS})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${room}/*.cpp)
   list(APPEND WEFT_SOURCES ${sources})
-  if(NOT room STREQUAL "kernels")  # kernels are reached through autograd/ and optim/
+  if(NOT room MATCHES "^(simt|kernels)$")  # reached through tensor/, autograd/ and optim/
     file(GLOB headers CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR} ${CMAKE_SOURCE_DIR}/${room}/*.h)
     foreach(header ${headers})
       string(APPEND umbrella "#include \"${header}\"\n")
     endforeach()
   endif()
 endforeach()
+
+# Every .cu file is compiled twice: by nvcc, and by the host compiler through a generated file that includes it. (Setting the
+# source's LANGUAGE property instead would turn both compilations of a folder into C++, silently.)
+file(GLOB_RECURSE WEFT_CUDA_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/*.cu)
+foreach(source ${WEFT_CUDA_SOURCES})
+  cmake_path(GET source STEM stem)
+  cmake_path(RELATIVE_PATH source BASE_DIRECTORY ${CMAKE_SOURCE_DIR} OUTPUT_VARIABLE relative)
+  set(twin ${CMAKE_BINARY_DIR}/generated/simt_${stem}.cpp)
+  file(CONFIGURE OUTPUT ${twin} CONTENT "#include \"${relative}\"  // IWYU pragma: keep\n" @ONLY)
+  list(APPEND WEFT_SOURCES ${twin})
+endforeach()
+# The emulator switches stacks and owns what its threads race for: it is not instrumented, but tells the sanitizers itself.
+file(GLOB WEFT_SIMT_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/simt/*.cpp)
+if(WEFT_SANITIZE)
+  set(options -fno-sanitize=all)
+  if("address" IN_LIST WEFT_SANITIZE)
+    list(APPEND options -DWEFT_ASAN)
+  endif()
+  if("thread" IN_LIST WEFT_SANITIZE)
+    list(APPEND options -DWEFT_TSAN)
+  endif()
+  set_source_files_properties(${WEFT_SIMT_SOURCES} PROPERTIES COMPILE_OPTIONS "${options}")
+endif()
 
 # <weft/weft.h>, and <weft/tensor/tensor.h> and the like through links, in the build tree as in an installed package.
 file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/include/weft)

@@ -52,7 +52,7 @@ void update(const AdamWArgs& args, const Correction& correction, const UpdateEnt
 }  // namespace
 
 void adamw(Device device, const AdamWArgs& args) {
-  require_cpu("adamw", device);
+  if (WEFT_ON_GPU("adamw", adamw, device, args)) return;
   if (args.state->apply == 0) return;
   // Nearly always the t of every entry, so that the powers are taken once.
   const Correction usual(args, args.state->applied);

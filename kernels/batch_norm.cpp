@@ -281,10 +281,13 @@ void input_gradient(const BatchNormBackward& args, const Chunks& chunks, std::in
 
 }  // namespace
 
-std::int64_t batch_norm_partials(std::int64_t rows, std::int64_t channels) { return Chunks(rows, channels).elems(); }
+std::int64_t batch_norm_partials(std::int64_t rows, std::int64_t channels, Device device) {
+  if (device.kind == DeviceKind::cpu) return Chunks(rows, channels).elems();
+  return ((rows + kBatchNormChunkRows - 1) / kBatchNormChunkRows + 1) * 3 * channels;
+}
 
 void batch_norm_forward(Device device, const BatchNormForward& args) {
-  require_cpu("batch_norm", device);
+  if (WEFT_ON_GPU("batch_norm", batch_norm_forward, device, args)) return;
   dispatch_float(args.dtype, "batch_norm", [&]<class S>(std::type_identity<S>) {
     using C = compute_t<S>;
     const Chunks chunks(args.rows, args.channels);
@@ -309,7 +312,7 @@ void batch_norm_forward(Device device, const BatchNormForward& args) {
 }
 
 void batch_norm_backward(Device device, const BatchNormBackward& args) {
-  require_cpu("batch_norm", device);
+  if (WEFT_ON_GPU("batch_norm", batch_norm_backward, device, args)) return;
   dispatch_float(args.dtype, "batch_norm", [&]<class S>(std::type_identity<S>) {
     using C = compute_t<S>;
     const Chunks chunks(args.rows, args.channels);

@@ -1,36 +1,12 @@
 #include "kernels/copy.h"
 
-#include <cmath>
 #include <cstring>
-#include <limits>
 
+#include "kernels/common/convert.h"
 #include "kernels/common/strided.h"
 
 namespace weft::kernels {
 namespace {
-
-template <class To, class From>
-inline To convert(From value) {
-  constexpr bool from_half = std::is_same_v<From, float16> || std::is_same_v<From, bfloat16>;
-  constexpr bool to_half = std::is_same_v<To, float16> || std::is_same_v<To, bfloat16>;
-  if constexpr (std::is_same_v<To, From>) {
-    return value;
-  } else if constexpr (from_half) {
-    return convert<To>(static_cast<float>(value));
-  } else if constexpr (to_half) {
-    return To(static_cast<float>(value));
-  } else if constexpr (std::is_same_v<To, bool>) {
-    return value != From(0);
-  } else if constexpr (std::is_floating_point_v<From> && std::is_integral_v<To>) {
-    if (value != value) return To(0);
-    // The bounds as floats: the upper one may round up to one past the largest integer, hence >=.
-    if (value <= static_cast<From>(std::numeric_limits<To>::min())) return std::numeric_limits<To>::min();
-    if (value >= static_cast<From>(std::numeric_limits<To>::max())) return std::numeric_limits<To>::max();
-    return static_cast<To>(value);
-  } else {
-    return static_cast<To>(value);
-  }
-}
 
 template <class To, class From>
 void copy_cpu(const Copy& args) {
@@ -56,14 +32,14 @@ void copy_cpu(const Copy& args) {
 }  // namespace
 
 void copy(Device device, const Copy& args) {
-  require_cpu("copy", device);
+  if (WEFT_ON_GPU("copy", copy, device, args)) return;
   dispatch_all(args.out_dtype, "copy", [&]<class To>(std::type_identity<To>) {
     dispatch_all(args.in_dtype, "copy", [&]<class From>(std::type_identity<From>) { copy_cpu<To, From>(args); });
   });
 }
 
 void fill(Device device, const Fill& args) {
-  require_cpu("fill", device);
+  if (WEFT_ON_GPU("fill", fill, device, args)) return;
   dispatch_all(args.dtype, "fill", [&]<class T>(std::type_identity<T>) {
     T* const out = static_cast<T*>(args.out);
     const T value = convert<T>(args.value);

@@ -157,15 +157,17 @@ double chunk_sum(const CrossEntropyForward& args, std::int64_t begin, std::int64
 
 }  // namespace
 
-std::int64_t cross_entropy_partials(std::int64_t rows, std::int64_t classes) {
+std::int64_t cross_entropy_partials(Device device, std::int64_t rows, std::int64_t classes) {
+  if (device.kind != DeviceKind::cpu) return 3 * std::clamp<std::int64_t>(rows, 1, kCrossEntropyBlocks);
   const std::int64_t grain = rows_per_chunk(classes);
   return std::max<std::int64_t>(1, (rows + grain - 1) / grain);
 }
 
 void cross_entropy_forward(Device device, const CrossEntropyForward& args) {
-  require_cpu("cross_entropy", device);
+  if (WEFT_ON_GPU("cross_entropy", cross_entropy_forward, device, args)) return;
   const std::int64_t counted = check_targets(args);
-  const std::int64_t grain = rows_per_chunk(args.classes), chunks = cross_entropy_partials(args.rows, args.classes);
+  const std::int64_t grain = rows_per_chunk(args.classes),
+                     chunks = cross_entropy_partials(device, args.rows, args.classes);
   args.partials[0] = 0;  // also without rows
   dispatch_float(args.dtype, "cross_entropy", [&]<class S>(std::type_identity<S>) {
     parallel_ranges(args.rows, grain, [&](std::int64_t begin, std::int64_t end) {
@@ -179,7 +181,7 @@ void cross_entropy_forward(Device device, const CrossEntropyForward& args) {
 }
 
 void cross_entropy_backward(Device device, const CrossEntropyBackward& args) {
-  require_cpu("cross_entropy", device);
+  if (WEFT_ON_GPU("cross_entropy", cross_entropy_backward, device, args)) return;
   dispatch_float(args.dtype, "cross_entropy", [&]<class S>(std::type_identity<S>) {
     using C = compute_t<S>;
     const S* gradient = static_cast<const S*>(args.gradient);

@@ -1,5 +1,7 @@
 #include "kernels/elementwise.h"
 
+#include <cmath>
+
 #include "kernels/common/simd.h"
 #include "kernels/common/strided.h"
 
@@ -67,9 +69,7 @@ void binary_cpu(const Binary& args) {
 template <BinaryOp kOp>
 void binary_dtype(const Binary& args) {
   dispatch_all(args.dtype, "binary", [&]<class T>(std::type_identity<T>) {
-    if constexpr (std::is_same_v<T, bool> || (std::is_integral_v<T> && kOp == BinaryOp::div))
-      fail<DtypeError>("binary", "{} operands must be promoted before this operation", to_string(args.dtype));
-    else
+    if constexpr (!std::is_same_v<T, bool> && !(std::is_integral_v<T> && kOp == BinaryOp::div))
       binary_cpu<kOp, T>(args);
   });
 }
@@ -88,8 +88,10 @@ void map(T* out, std::int64_t count, F&& f) {
 }  // namespace
 
 void binary(Device device, const Binary& args) {
-  require_cpu("binary", device);
+  require<DtypeError>(args.dtype != Dtype::boolean && (args.op != BinaryOp::div || is_floating(args.dtype)), "binary",
+                      "{} operands must be promoted before this operation", to_string(args.dtype));
   if (args.shape.numel() == 0) return;
+  if (WEFT_ON_GPU("binary", binary, device, args)) return;
   switch (args.op) {
     case BinaryOp::add: return binary_dtype<BinaryOp::add>(args);
     case BinaryOp::sub: return binary_dtype<BinaryOp::sub>(args);
@@ -104,7 +106,7 @@ void add_into(Device device, const AddInto& args) {
 }
 
 void scale(Device device, const Scale& args) {
-  require_cpu("scale", device);
+  if (WEFT_ON_GPU("scale", scale, device, args)) return;
   dispatch_float(args.dtype, "scale", [&]<class T>(std::type_identity<T>) {
     using C = compute_t<T>;
     const T* const in = static_cast<const T*>(args.in);
@@ -115,8 +117,26 @@ void scale(Device device, const Scale& args) {
   });
 }
 
+void unary(Device device, const Unary& args) {
+  if (WEFT_ON_GPU("unary", unary, device, args)) return;
+  dispatch_float(args.dtype, "unary", [&]<class T>(std::type_identity<T>) {
+    const auto run = [&](auto f) {
+      const T* const in = static_cast<const T*>(args.in);
+      T* const out = static_cast<T*>(args.out);
+      parallel_ranges(args.count, kElementwiseGrain, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) out[i] = static_cast<T>(f(static_cast<compute_t<T>>(in[i])));
+      });
+    };
+    switch (args.op) {
+      case UnaryOp::exp: return run([](auto x) { return std::exp(x); });
+      case UnaryOp::log: return run([](auto x) { return std::log(x); });
+      case UnaryOp::rsqrt: return run([](auto x) { return 1 / std::sqrt(x); });
+    }
+  });
+}
+
 void relu_forward(Device device, const Relu& args) {
-  require_cpu("relu", device);
+  if (WEFT_ON_GPU("relu", relu_forward, device, args)) return;
   dispatch_float(args.dtype, "relu", [&]<class T>(std::type_identity<T>) {
     const T* const in = static_cast<const T*>(args.in);
     map(static_cast<T*>(args.out), args.count, [&](std::int64_t i, auto width) {
@@ -127,7 +147,7 @@ void relu_forward(Device device, const Relu& args) {
 }
 
 void relu_backward(Device device, const ReluBackward& args) {
-  require_cpu("relu", device);
+  if (WEFT_ON_GPU("relu", relu_backward, device, args)) return;
   dispatch_float(args.dtype, "relu", [&]<class T>(std::type_identity<T>) {
     const T* const dy = static_cast<const T*>(args.dy);
     const T* const y = static_cast<const T*>(args.y);

@@ -52,7 +52,7 @@ void decide(const GradNormArgs& args) {
 }  // namespace
 
 void grad_norm(Device device, const GradNormArgs& args) {
-  require_cpu("grad_norm", device);
+  if (WEFT_ON_GPU("grad_norm", grad_norm, device, args)) return;
   args.table->for_each_chunk([&](const UpdateEntry& entry, const UpdateTable::Chunk& chunk, std::size_t number) {
     dispatch_parameter(entry.dtype, "grad_norm", [&]<class T>(std::type_identity<T>) {
       const T* gradient = static_cast<const T*>(entry.gradient) + chunk.begin;

@@ -179,7 +179,7 @@ void sum_partials(const compute_t<S>* partials, std::int64_t chunks, std::int64_
 }  // namespace
 
 void layer_norm_forward(Device device, const LayerNormForward& args) {
-  require_cpu("layer_norm", device);
+  if (WEFT_ON_GPU("layer_norm", layer_norm_forward, device, args)) return;
   dispatch_float(args.dtype, "layer_norm", [&]<class S>(std::type_identity<S>) {
     parallel_ranges(args.rows, forward_rows_per_chunk(args.channels), [&](std::int64_t begin, std::int64_t end) {
       for_each_block(begin, end, args.channels,
@@ -188,13 +188,23 @@ void layer_norm_forward(Device device, const LayerNormForward& args) {
   });
 }
 
-std::int64_t layer_norm_partials(std::int64_t rows, std::int64_t channels) {
+LayerNormPlan layer_norm_backward_plan(std::int64_t rows, std::int64_t channels) {
+  // Eight elements per thread: a row takes 8 threads up to 64 elements, a warp up to 256, then a block of 128 to 512.
+  const int teams = channels <= 64 ? 16 : channels <= 256 ? 4 : 1;
+  // As many blocks as 132 processors hold at a time; fewer rows than four per team would be mostly partial sums.
+  const std::int64_t most = channels <= 1024 ? 4 * 132 : channels <= 2048 ? 2 * 132 : 132;
+  return {teams, std::min(most, (rows + 4 * teams - 1) / (4 * teams))};
+}
+
+std::int64_t layer_norm_partials(std::int64_t rows, std::int64_t channels, Device device) {
+  if (device.kind != DeviceKind::cpu)
+    return layer_norm_backward_plan(rows, channels).blocks * 2 * layer_norm_partial_stride(channels) + 3 * rows;
   const std::int64_t grain = backward_rows_per_chunk(rows, channels);
   return (rows + grain - 1) / grain * 2 * channels;
 }
 
 void layer_norm_backward(Device device, const LayerNormBackward& args) {
-  require_cpu("layer_norm", device);
+  if (WEFT_ON_GPU("layer_norm", layer_norm_backward, device, args)) return;
   dispatch_float(args.dtype, "layer_norm", [&]<class S>(std::type_identity<S>) {
     using C = compute_t<S>;
     const std::int64_t channels = args.channels;

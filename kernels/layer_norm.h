@@ -7,7 +7,8 @@
 namespace weft::kernels {
 
 /// y = (x - mean) * rstd * gamma + beta, row by row. "Statistics type" is f32, or f64 for f64.
-/// Traffic: reads R·C, writes R·C elements (+ 8R bytes): a row is read from memory once and twice more from the cache.
+/// Traffic: reads R·C, writes R·C elements (+ 8R bytes). cpu: a row is read from memory once and twice more from the
+///          cache; GPU: it stays on chip up to 96 KiB (longer ones are read again, 3·R·C in all).
 struct LayerNormForward {
   Dtype dtype;            // of x, gamma, beta and y
   std::int64_t rows;      // R, 0 allowed
@@ -21,10 +22,12 @@ struct LayerNormForward {
   void* rstd;             // out, [R] in the statistics type, `=`; null when not wanted
 };
 void layer_norm_forward(Device device, const LayerNormForward& args);
+WEFT_GPU_OP(layer_norm_forward, LayerNormForward)
 
 /// With g = dy * gamma and xhat = (x - mean) * rstd:
 ///   dx = rstd * (g - mean_c(g) - xhat * mean_c(g * xhat)),  dgamma = sum_r dy * xhat,  dbeta = sum_r dy.
-/// Traffic: reads 2·R·C, writes R·C elements (+ 8R bytes and the partial sums).
+/// Traffic: reads 2·R·C, writes R·C elements (+ 8R bytes and the partial sums, 2·P·C written and read). GPU, for
+///          C > 16384 (8192 of f64, and where rows do not start on 16 bytes): reads 4·R·C.
 struct LayerNormBackward {
   Dtype dtype;            // of all but mean, rstd and partials
   std::int64_t rows;      // R, 0 allowed
@@ -39,12 +42,23 @@ struct LayerNormBackward {
   void* dbeta;            // out or inout, [C], by dbeta_mode; null when not wanted
   Accumulate dgamma_mode;
   Accumulate dbeta_mode;
-  void* partials;  // workspace, layer_norm_partials(R, C) elements of the statistics type; null when neither
-                   // dgamma nor dbeta is wanted
+  void* partials;  // workspace, layer_norm_partials(R, C, device) elements of the statistics type, 16-byte aligned;
+                   // null on the cpu when neither dgamma nor dbeta is wanted
 };
 void layer_norm_backward(Device device, const LayerNormBackward& args);
+WEFT_GPU_OP(layer_norm_backward, LayerNormBackward)
 
-/// Elements of the workspace: two rows of C sums for every chunk of rows.
-std::int64_t layer_norm_partials(std::int64_t rows, std::int64_t channels);
+/// Elements of the workspace: two rows of C sums for every chunk of rows; on a GPU for every one of P blocks, and three
+/// numbers for every row.
+std::int64_t layer_norm_partials(std::int64_t rows, std::int64_t channels, Device device);
+
+/// How a GPU cuts the backward pass. It depends on the shape alone, so that every GPU adds in the same order.
+struct LayerNormPlan {
+  int teams;            // rows that a block works on at a time
+  std::int64_t blocks;  // P; block p takes rows [p·teams, (p + 1)·teams), then those P·teams further on, and so forth
+};
+LayerNormPlan layer_norm_backward_plan(std::int64_t rows, std::int64_t channels);
+/// Elements from one row of partial sums to the next.
+constexpr std::int64_t layer_norm_partial_stride(std::int64_t channels) { return (channels + 15) / 16 * 16; }
 
 }  // namespace weft::kernels

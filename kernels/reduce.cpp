@@ -155,9 +155,35 @@ void argmax_cpu(const Argmax& args) {
 
 }  // namespace
 
+SumPlan sum_plan(std::int64_t outer, std::int64_t reduced, std::int64_t inner) {
+  const auto ceil_div = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
+  constexpr std::int64_t kBlocks = 1024;  // about eight for each multiprocessor of a large GPU
+  const std::int64_t tiles = std::max<std::int64_t>(outer * ceil_div(inner, 128), 1);
+  // At least so much that the partial sums cost next to nothing, at most so much that a lane's sum in f32 stays
+  // accurate.
+  const std::int64_t least = std::max<std::int64_t>(128, 8192 / inner);
+  const std::int64_t most = std::max<std::int64_t>(4096, 262144 / inner);
+  const std::int64_t wanted = std::min(ceil_div(kBlocks, tiles), reduced / least);
+  const std::int64_t pieces = std::max<std::int64_t>({wanted, ceil_div(reduced, most), 1});
+  if (pieces == 1) return {1, reduced};
+  const std::int64_t rows = ceil_div(ceil_div(reduced, pieces), 16) * 16;
+  return {ceil_div(reduced, rows), rows};
+}
+
+std::int64_t sum_workspace_bytes(Device device, Dtype dtype, std::int64_t outer, std::int64_t reduced,
+                                 std::int64_t inner) {
+  if (device.kind == DeviceKind::cpu || outer == 0 || inner == 0) return 0;
+  const SumPlan plan = sum_plan(outer, reduced, inner);
+  const std::int64_t partial_bytes = dtype != Dtype::f64 && is_floating(dtype) ? 4 : 8;
+  return plan.pieces == 1 ? 0 : outer * plan.pieces * inner * partial_bytes;
+}
+
 void sum(Device device, const Sum& args) {
-  require_cpu("sum", device);
   if (args.outer == 0 || args.inner == 0) return;
+  require(
+      args.workspace != nullptr || sum_workspace_bytes(device, args.dtype, args.outer, args.reduced, args.inner) == 0,
+      "sum", "a workspace of sum_workspace_bytes() is needed for [{}, {}, {}]", args.outer, args.reduced, args.inner);
+  if (WEFT_ON_GPU("sum", sum, device, args)) return;
   dispatch_all(args.dtype, "sum", [&]<class T>(std::type_identity<T>) {
     if (args.inner == 1)
       sum_rows<T>(args);
@@ -167,8 +193,8 @@ void sum(Device device, const Sum& args) {
 }
 
 void argmax(Device device, const Argmax& args) {
-  require_cpu("argmax", device);
   if (args.outer == 0 || args.inner == 0) return;
+  if (WEFT_ON_GPU("argmax", argmax, device, args)) return;
   dispatch_all(args.dtype, "argmax", [&]<class T>(std::type_identity<T>) { argmax_cpu<T>(args); });
 }
 

@@ -3,8 +3,8 @@
 
 namespace weft::kernels {
 
-/// out[a, b] = sum over r of in[a, r, b]. Floats accumulate in f32 lanes (f64 for f64) over fixed chunks of r, whose partial
-/// sums are added in order in f64; integers and bool are summed in i64.
+/// out[a, b] = sum over r of in[a, r, b]. Floats accumulate in f32 lanes (f64 for f64) over fixed pieces of r, whose
+/// partial sums are added in order in f64; integers and bool are summed in i64.
 /// Aliasing: none. Moves: reads A·R·B, writes A·B elements. R = 0 gives 0.
 struct Sum {
   Dtype dtype;           // of in; out has the same for floats, i64 for the others
@@ -14,11 +14,25 @@ struct Sum {
   std::int64_t reduced;  // R
   std::int64_t inner;    // B
   Accumulate mode = Accumulate::overwrite;
+  void* workspace = nullptr;  // sum_workspace_bytes(...) bytes, 16-byte aligned; null when that is 0
 };
 void sum(Device device, const Sum& args);
+WEFT_GPU_OP(sum, Sum)
+
+/// How a GPU cuts R: by the shape alone, so that the result is the same on every GPU.
+struct SumPlan {
+  std::int64_t pieces;  // partial sums per output, at least 1
+  std::int64_t rows;    // r per piece, but for the last; a multiple of 16 where there are several
+};
+SumPlan sum_plan(std::int64_t outer, std::int64_t reduced, std::int64_t inner);
+/// What Sum::workspace must hold: on a GPU the partial sums where an output has several (each of at least 128
+/// elements); 0 on the cpu.
+std::int64_t sum_workspace_bytes(Device device, Dtype dtype, std::int64_t outer, std::int64_t reduced,
+                                 std::int64_t inner);
 
 /// out[a, b] = index r of the largest in[a, r, b], the first among equals; a NaN is larger than any number.
-/// Moves: reads A·R·B elements, writes 8·A·B bytes. R >= 1.
+/// Moves: reads A·R·B elements, writes 8·A·B bytes. R >= 1. A GPU gives each output's row, or each tile of columns, to
+/// one block: made for many outputs (a prediction per row), slow for few outputs over a long R.
 struct Argmax {
   Dtype dtype;
   const void* in;     // in,  [A, R, B] contiguous
@@ -28,5 +42,6 @@ struct Argmax {
   std::int64_t inner;
 };
 void argmax(Device device, const Argmax& args);
+WEFT_GPU_OP(argmax, Argmax)
 
 }  // namespace weft::kernels

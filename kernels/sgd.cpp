@@ -34,7 +34,7 @@ void update(const SgdArgs& args, const UpdateEntry& entry, const UpdateTable::Ch
 }  // namespace
 
 void sgd(Device device, const SgdArgs& args) {
-  require_cpu("sgd", device);
+  if (WEFT_ON_GPU("sgd", sgd, device, args)) return;
   if (args.state->apply == 0) return;
   args.table->for_each_chunk([&](const UpdateEntry& entry, const UpdateTable::Chunk& chunk, std::size_t) {
     dispatch_parameter(entry.dtype, "sgd", [&]<class T>(std::type_identity<T>) { update<T>(args, entry, chunk); });

@@ -1,6 +1,7 @@
 #include "optim/adamw.h"
 
 #include "kernels/adamw.h"
+#include "tensor/status.h"
 
 namespace weft::optim {
 
@@ -14,13 +15,14 @@ AdamW::AdamW(std::vector<Tensor> parameters, AdamWOptions options)
   require_non_negative("adamw", "weight_decay", options.weight_decay);
 }
 
-void AdamW::update(Device device, const kernels::UpdateTable& table, const kernels::StepState& state) {
+void AdamW::update(Device device, const kernels::UpdateTable& table, const kernels::StepState* state) {
   kernels::adamw(device, {.table = &table,
-                          .state = &state,
+                          .state = state,
                           .beta1 = options_.beta1,
                           .beta2 = options_.beta2,
                           .eps = options_.eps,
-                          .weight_decay = options_.weight_decay});
+                          .weight_decay = options_.weight_decay,
+                          .status = device.kind == DeviceKind::cpu ? nullptr : status_word(device)});
 }
 
 }  // namespace weft::optim

@@ -22,7 +22,7 @@ class AdamW final : public Optimizer {
   explicit AdamW(std::vector<Tensor> parameters, AdamWOptions options = {});
 
  private:
-  void update(Device device, const kernels::UpdateTable& table, const kernels::StepState& state) override;
+  void update(Device device, const kernels::UpdateTable& table, const kernels::StepState* state) override;
   AdamWOptions options_;
 };
 

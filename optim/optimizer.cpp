@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <numeric>
 
 #include <fmt/core.h>
@@ -11,6 +12,8 @@
 #include "autograd/engine.h"
 #include "autograd/factories.h"
 #include "kernels/grad_norm.h"
+#include "tensor/gpu.h"
+#include "tensor/status.h"
 
 namespace weft::optim {
 namespace {
@@ -66,6 +69,7 @@ Optimizer::Optimizer(const char* name, std::vector<Tensor> parameters, const Lim
     : name_(name),
       parameters_(std::move(parameters)),
       moment_names_(std::move(moments)),
+      lr_(limits.lr),
       max_norm_(limits.max_norm),
       max_skipped_(limits.max_skipped) {
   require_non_negative(name, "lr", limits.lr);
@@ -77,22 +81,28 @@ Optimizer::Optimizer(const char* name, std::vector<Tensor> parameters, const Lim
   const Device device = parameters_[0].device();
   steps_ = zeros({static_cast<std::int64_t>(parameters_.size())}, Dtype::i64, device);
   scalars_ = zeros({kernels::kStepStateWords}, Dtype::i64, device);
-  scalars() = kernels::StepState{.lr = limits.lr};
+  const kernels::StepState initial{.lr = limits.lr};
+  const Tensor words = Tensor::empty({kernels::kStepStateWords}, Dtype::i64);
+  std::memcpy(words.raw_data(), &initial, sizeof(initial));
+  scalars_.copy_bytes_from(words);
 }
 
 void Optimizer::step() {
   gather(0);
   run(nullptr);
-  report_skipped();
+  if (scalars_.device().kind != DeviceKind::cuda) check();
 }
 
 void Optimizer::step(const Window& window) {
   require<AutogradError>(window.micro_batches() > 0, name_,
                          "the window is empty: call window.backward(loss) before step(window)");
   gather(window.id());
+  require<DeviceError>(window.denominator().device() == parameters_[0].device(), name_,
+                       "the window's losses are on {} but the parameters on {}", window.denominator().device(),
+                       parameters_[0].device());
   run(window.denominator().data<double>());
   for (const std::size_t p : updated_) weft::zero_grad(parameters_[p]);
-  report_skipped();
+  if (scalars_.device().kind != DeviceKind::cuda) check();
 }
 
 void Optimizer::zero_grad() {
@@ -101,12 +111,44 @@ void Optimizer::zero_grad() {
 
 void Optimizer::set_lr(double lr) {
   require_non_negative(name_, "lr", lr);
-  scalars().lr = lr;
+  if (lr == lr_) return;
+  lr_ = lr;
+  write_lr();
+}
+
+// The kernels read the learning rate from device memory; on a GPU the eight bytes travel in stream order.
+void Optimizer::write_lr() {
+  if (scalars_.device().kind == DeviceKind::cpu)
+    scalars()->lr = lr_;
+  else
+    gpu::copy_in(scalars_.device(), &scalars()->lr, &lr_, sizeof(lr_));
+}
+
+kernels::StepState Optimizer::read_scalars() const {
+  if (scalars_.device().kind == DeviceKind::cpu) return *scalars();
+  kernels::StepState state;
+  gpu::copy_out(scalars_.device(), &state, scalars(), sizeof(state));
+  return state;
+}
+
+// A model that was moved after the optimizer was made takes the optimizer's state along.
+void Optimizer::follow_parameters() {
+  const Device device = parameters_[0].device();
+  if (scalars_.device() == device) return;
+  for (const Tensor& parameter : parameters_)
+    require<DeviceError>(parameter.device() == device, name_,
+                         "all parameters must be on one device but parameter 0 is on {} and another on {}", device,
+                         parameter.device());
+  for (const Tensor& moment : moments_) moment.replace_storage(to(moment, device));
+  steps_.replace_storage(to(steps_, device));
+  scalars_.replace_storage(to(scalars_, device));
+  partial_ = Tensor();
 }
 
 // Fills the table with the parameters that have a gradient. Pointers are read anew each time, because to() and
 // load_state_dict may have swapped the storage behind a handle.
 void Optimizer::gather(std::uint64_t window) {
+  follow_parameters();
   table_.clear();
   updated_.clear();
   const std::size_t per_parameter = moment_names_.size();
@@ -145,16 +187,25 @@ void Optimizer::run(const double* denominator) {
   kernels::grad_norm(device, {.table = &table_,
                               .denominator = denominator,
                               .max_norm = max_norm_,
-                              .state = &scalars(),
-                              .partial = partial_.data<double>()});
+                              .state = scalars(),
+                              .partial = partial_.data<double>(),
+                              .status = device.kind == DeviceKind::cpu ? nullptr : status_word(device)});
   update(device, table_, scalars());
   // Also when skipped: whether it was is known on the device only.
   for (const std::size_t p : updated_) parameters_[p].bump_version();
 }
 
-void Optimizer::report_skipped() const {
-  const kernels::StepState& state = scalars();
-  if (state.apply != 0) return;
+void Optimizer::check() {
+  check_status(scalars_.device());
+  const kernels::StepState state = read_scalars();
+  const std::int64_t skipped = state.updates - state.applied;
+  if (skipped == skipped_reported_) return;
+  const std::int64_t unreported = skipped - skipped_reported_;
+  skipped_reported_ = skipped;
+  if (state.skipped_in_a_row == 0) {  // seen late: the last update was made again
+    fmt::print(stderr, "[{}] warning: {} updates were skipped, nothing was changed by them\n", name_, unreported);
+    return;
+  }
   const std::string reason =
       state.denominator == 0
           ? std::string("the window's denominator is 0 (all targets are masked)")

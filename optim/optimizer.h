@@ -26,7 +26,8 @@ namespace weft::optim {
 /// parameters, moments and counts keep their bits, a line on stderr says why, and `max_skipped` skipped updates in a
 /// row are an Error. The decision is made on the device.
 ///
-/// Parameters are handles: load_state_dict and to() on the model are seen by the next step.
+/// Parameters are handles: load_state_dict and to() on the model are seen by the next step, which moves the optimizer's own
+/// state after them.
 /// Types:    parameters f32 and f64, also mixed; their state has their dtype.
 /// Errors:   at construction OptionError "[adamw] lr must be finite and at least 0 but is nan"; DtypeError for another
 ///           dtype; AutogradError for a parameter that asks for no gradient.
@@ -51,15 +52,22 @@ class Optimizer {
 
   /// The learning rate of the next updates. Errors: OptionError unless finite and at least 0.
   void set_lr(double lr);
-  double lr() const { return scalars().lr; }
+  double lr() const { return lr_; }
 
+  /// Warns of updates that were skipped since the last call, and throws what went wrong on the device. On cpu and simt
+  /// every step() does it; on cuda, where it waits for the device, call it where the loss is read.
+  /// Errors: as step(); what the device's status word holds (tensor/status.h).
+  void check();
   // On a GPU, reading any of these waits for the update.
   /// Norm of the last step's gradient, after scaling and before clipping; NaN or infinite when that was why it was
   /// skipped.
-  double grad_norm() const { return scalars().norm; }
-  std::int64_t updates() const { return scalars().updates; }  // steps asked for
-  std::int64_t applied() const { return scalars().applied; }
-  std::int64_t skipped() const { return updates() - applied(); }
+  double grad_norm() const { return read_scalars().norm; }
+  std::int64_t updates() const { return read_scalars().updates; }  // steps asked for
+  std::int64_t applied() const { return read_scalars().applied; }
+  std::int64_t skipped() const {
+    const kernels::StepState state = read_scalars();
+    return state.updates - state.applied;
+  }
 
   const std::vector<Tensor>& parameters() const { return parameters_; }
   /// Everything that the next update depends on besides parameters and options, by name: the moments in the order of
@@ -81,12 +89,14 @@ class Optimizer {
 
  private:
   /// Runs the optimizer's kernel.
-  virtual void update(Device device, const kernels::UpdateTable& table, const kernels::StepState& state) = 0;
+  virtual void update(Device device, const kernels::UpdateTable& table, const kernels::StepState* state) = 0;
 
   void gather(std::uint64_t window);
   void run(const double* denominator);
-  void report_skipped() const;
-  kernels::StepState& scalars() const { return *reinterpret_cast<kernels::StepState*>(scalars_.raw_data()); }
+  void follow_parameters();
+  kernels::StepState* scalars() const { return reinterpret_cast<kernels::StepState*>(scalars_.raw_data()); }
+  kernels::StepState read_scalars() const;
+  void write_lr();
 
   const char* name_;
   std::vector<Tensor> parameters_;
@@ -94,8 +104,10 @@ class Optimizer {
   std::vector<Tensor> moments_;  // those of parameter p at p * moment_names_.size()
   Tensor steps_;                 // i64 [P]
   Tensor scalars_;               // i64 [kStepStateWords], a kernels::StepState
+  double lr_;
   double max_norm_;
   int max_skipped_;
+  std::int64_t skipped_reported_ = 0;
   // Reused by every update, so that none allocates:
   kernels::UpdateTable table_;
   std::vector<std::size_t> updated_;  // the parameters in the table

@@ -1,6 +1,7 @@
 #include "optim/sgd.h"
 
 #include "kernels/sgd.h"
+#include "tensor/status.h"
 
 namespace weft::optim {
 
@@ -15,12 +16,13 @@ SGD::SGD(std::vector<Tensor> parameters, SGDOptions options)
                        "nesterov needs a momentum above 0 but momentum is {}", options.momentum);
 }
 
-void SGD::update(Device device, const kernels::UpdateTable& table, const kernels::StepState& state) {
+void SGD::update(Device device, const kernels::UpdateTable& table, const kernels::StepState* state) {
   kernels::sgd(device, {.table = &table,
-                        .state = &state,
+                        .state = state,
                         .momentum = options_.momentum,
                         .nesterov = options_.nesterov,
-                        .weight_decay = options_.weight_decay});
+                        .weight_decay = options_.weight_decay,
+                        .status = device.kind == DeviceKind::cpu ? nullptr : status_word(device)});
 }
 
 }  // namespace weft::optim

@@ -21,7 +21,7 @@ class SGD final : public Optimizer {
   explicit SGD(std::vector<Tensor> parameters, SGDOptions options = {});
 
  private:
-  void update(Device device, const kernels::UpdateTable& table, const kernels::StepState& state) override;
+  void update(Device device, const kernels::UpdateTable& table, const kernels::StepState* state) override;
   SGDOptions options_;
 };
 

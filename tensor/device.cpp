@@ -31,7 +31,26 @@ CudaStatus cuda_status() {
     status.reason = "the CUDA driver reports no device";
     return status;
   }
-  status.reason = "this version of weft holds no CUDA kernels";
+  status.kernels_built = true;
+  // The kernels are compiled for WEFT_CUDA_ARCHITECTURES; for the last of them also as PTX, which newer devices take.
+  constexpr int kArchitectures[] = {WEFT_CUDA_ARCHITECTURES};
+  cudaDeviceProp device{};
+  if (const cudaError_t failed = cudaGetDeviceProperties(&device, 0); failed != cudaSuccess) {
+    status.reason = fmt::format("the first device cannot be asked for its properties: {}", cudaGetErrorString(failed));
+    return status;
+  }
+  const int capability = 10 * device.major + device.minor;
+  std::string built;
+  int newest = 0;
+  for (const int architecture : kArchitectures) {
+    status.usable = status.usable || (architecture / 10 == device.major && architecture <= capability);
+    newest = architecture > newest ? architecture : newest;
+    built += fmt::format("{}{}", built.empty() ? "" : ", ", architecture);
+  }
+  status.usable = status.usable || newest <= capability;
+  if (!status.usable)
+    status.reason = fmt::format("{} has compute capability {}.{} but the kernels are built for {}", device.name,
+                                device.major, device.minor, built);
 #else
   status.reason = "this build holds no cuda (configured with WEFT_CUDA=OFF, or no toolkit was found)";
 #endif
@@ -48,12 +67,15 @@ Device Device::parse(std::string_view text) {
     require<OptionError>(error == std::errc() && end == digits.data() + digits.size() && index >= 0, "device",
                          "the index of '{}' must be a number from 0 up", text);
   }
-  if (name == "auto") return Device{cuda_status().usable ? DeviceKind::cuda : DeviceKind::cpu, 0};
+  if (text == "auto") return Device{cuda_status().usable ? DeviceKind::cuda : DeviceKind::cpu, 0};
   if (name == "cpu") {
     require<OptionError>(index == 0, "device", "there is only one cpu device but '{}' was asked for", text);
     return {};
   }
-  if (name == "simt") fail<DeviceError>("device", "simt was asked for but this build holds no emulator; use cpu");
+  if (name == "simt") {
+    require<OptionError>(index == 0, "device", "there is only one simt device but '{}' was asked for", text);
+    return Device{DeviceKind::simt, 0};
+  }
   require<OptionError>(name == "cuda", "device", "'{}' is no device; use auto, cpu, cuda or simt", text);
   const CudaStatus status = cuda_status();
   require<DeviceError>(status.usable, "device", "cuda was asked for but cannot be used: {}; use --device cpu or auto",

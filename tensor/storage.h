@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "tensor/device.h"
+#include "tensor/stream.h"
 
 namespace weft {
 
@@ -24,6 +25,10 @@ class Storage {
   std::int64_t bytes() const { return bytes_; }
   Device device() const { return device_; }
 
+  /// Work on `stream` uses this memory too: it is given back only after what that stream holds by then. Memory is tied to
+  /// the stream that was current when it was allocated; any other must be told here. Nothing on the cpu.
+  void record_stream(const Stream& stream);
+
   /// Counts in-place writes; autograd compares it with the count at the time a tensor was saved for backward.
   std::uint64_t version() const { return version_.load(std::memory_order_relaxed); }
   void bump_version() { version_.fetch_add(1, std::memory_order_relaxed); }
@@ -34,6 +39,8 @@ class Storage {
   Device device_;
   std::function<void()> release_;
   bool owned_ = true;
+  struct Gpu;  // the streams; none on the cpu
+  std::unique_ptr<Gpu> gpu_;
   std::atomic<std::uint64_t> version_{0};
 };
 

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <ostream>
 
+#include "tensor/gpu.h"
+
 namespace weft {
 namespace {
 
@@ -256,9 +258,17 @@ std::string Tensor::str() const {
 std::ostream& operator<<(std::ostream& out, const Tensor& tensor) { return out << tensor.str(); }
 
 void Tensor::gather_bytes(std::byte* out) const {
-  require<DeviceError>(device().kind == DeviceKind::cpu, "to_vector", "needs a cpu tensor but this one is on {}",
-                       device());
   if (numel() == 0) return;
+  if (device().kind != DeviceKind::cpu) {
+    // A strided view is gathered here, from one copy of the memory that it spans.
+    std::int64_t last = 0;
+    for (int d = 0; d < rank(); ++d) last += (size(d) - 1) * strides()[d];
+    if (is_contiguous()) return gpu::copy_out(device(), out, raw_data(), nbytes());
+    const Tensor span = empty({last + 1}, dtype());
+    gpu::copy_out(device(), span.raw_data(), raw_data(), span.nbytes());
+    std::int64_t written = 0;
+    return copy_strided(out, span.raw_data(), shape(), strides(), 0, element_bytes(dtype()), written);
+  }
   if (is_contiguous()) {
     std::memcpy(out, raw_data(), static_cast<std::size_t>(nbytes()));
     return;
@@ -272,9 +282,21 @@ void Tensor::copy_bytes_from(const Tensor& source) const {
   require<DtypeError>(source.dtype() == dtype(), "copy", "dtypes differ: {} from {}", to_string(dtype()),
                       to_string(source.dtype()));
   require<ShapeError>(is_contiguous() && source.is_contiguous(), "copy", "both tensors must be contiguous");
-  if (device().kind != DeviceKind::cpu || source.device().kind != DeviceKind::cpu)
-    not_built("copy", device().kind != DeviceKind::cpu ? device() : source.device());
-  if (numel() > 0) std::memmove(raw_data(), source.raw_data(), static_cast<std::size_t>(nbytes()));
+  const bool to_cpu = device().kind == DeviceKind::cpu, from_cpu = source.device().kind == DeviceKind::cpu;
+  if (numel() == 0) return;
+  if (to_cpu && from_cpu) {
+    std::memmove(raw_data(), source.raw_data(), static_cast<std::size_t>(nbytes()));
+  } else if (from_cpu) {
+    gpu::copy_in(device(), raw_data(), source.raw_data(), nbytes());
+  } else if (to_cpu) {
+    gpu::copy_out(source.device(), raw_data(), source.raw_data(), nbytes());
+  } else if (device() == source.device()) {
+    gpu::copy_on(device(), raw_data(), source.raw_data(), nbytes());
+  } else {  // between two devices: by way of the host
+    const Tensor host = empty(shape(), dtype());
+    host.copy_bytes_from(source);
+    gpu::copy_in(device(), raw_data(), host.raw_data(), nbytes());
+  }
   bump_version();
 }
 

@@ -85,7 +85,7 @@ class Tensor {
   /// Whether the layout allows reshape(shape) without a copy.
   bool can_view(const Shape& shape) const;
 
-  /// The elements, row-major. Errors: DtypeError when T is not the dtype; DeviceError off the cpu.
+  /// The elements, row-major; off the cpu a copy is waited for. Errors: DtypeError when T is not the dtype.
   template <class T>
   std::vector<T> to_vector() const;
   /// The only element, converted to T. Errors: ShapeError unless numel() == 1.

@@ -120,8 +120,8 @@ void check(const Case& c) {
   running_var.tensor().copy_bytes_from(old_var);
   Guarded y({c.rows, c.channels}, c.dtype), mean({c.channels}, statistics), rstd({c.channels}, statistics);
   Guarded dx({c.rows, c.channels}, c.dtype), dgamma({c.channels}, c.dtype), dbeta({c.channels}, c.dtype);
-  Guarded forward_partials({kernels::batch_norm_partials(c.rows, c.channels)}, statistics);
-  Guarded backward_partials({kernels::batch_norm_partials(c.rows, c.channels)}, statistics);
+  Guarded forward_partials({kernels::batch_norm_partials(c.rows, c.channels, {})}, statistics);
+  Guarded backward_partials({kernels::batch_norm_partials(c.rows, c.channels, {})}, statistics);
   const void* gamma_data = c.gamma ? gamma.raw_data() : nullptr;
   kernels::batch_norm_forward({}, {c.dtype, c.mode, c.rows, c.channels, eps, momentum, x.raw_data(), gamma_data,
                                    c.beta ? beta.raw_data() : nullptr, y.data(), running_mean.data(),

@@ -70,7 +70,7 @@ void check(std::int64_t rows, std::int64_t classes, Dtype dtype, double spread) 
   const Tensor x = cast(randn({rows, classes}, 1, Dtype::f64) * spread, dtype);
   Guarded gradient({rows, classes}, dtype), sum({1}, Dtype::f64), denominator({1}, Dtype::f64),
       lone_sum({1}, Dtype::f64);
-  Guarded partials({kernels::cross_entropy_partials(rows, classes)}, Dtype::f64);
+  Guarded partials({kernels::cross_entropy_partials({}, rows, classes)}, Dtype::f64);
   kernels::CrossEntropyForward args{dtype,
                                     rows,
                                     classes,

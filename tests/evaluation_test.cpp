@@ -63,6 +63,9 @@ TEST(Evaluation, ManyBatches) {
   EXPECT_EQ(result.truth.size(), 2345u);
   for (std::size_t i = 0; i < result.truth.size(); ++i)
     EXPECT_EQ(result.truth[i], static_cast<std::int64_t>(i) % kClasses);
+
+  EXPECT_EQ(evaluate(Model::of(network), squared, dataset, {}, 1234).truth.size(), 1234u);
+  EXPECT_EQ(evaluate(Model::of(network), squared, dataset, {}, 9999).samples, 2345);
 }
 
 }  // namespace

@@ -143,6 +143,21 @@ trains --out runs/micro --norm batch --accumulate 2 --bn-accumulation micro --ba
 trains --out 'runs/a folder with ü' --max-updates 1
 [[ -e 'runs/a folder with ü/report.html' ]] || fail "a folder with an unusual name"
 
+# The CUDA kernels, emulated, train like the cpu: the same first five losses. SGD, because AdamW divides noise by noise where
+# a gradient is zero in exact arithmetic (a bias in front of BatchNorm).
+losses() { sed -n 's/.*"event":"update".*"loss":\([-0-9.e+]*\),.*/\1/p' "$1/metrics.jsonl" | head -n 5; }
+for norm in batch layer none; do
+  for device in cpu simt; do
+    trains --out "runs/$device-$norm" --device "$device" --norm "$norm" --optimizer sgd --lr 0.1 --batch-size 16 --max-updates 5 \
+      --eval-samples 20
+  done
+  paste <(losses "runs/cpu-$norm") <(losses "runs/simt-$norm") >compared
+  awk 'NF == 2 { d = $1 - $2; if (d < 0) d = -d; if (d <= 1e-5 * $1) ++good } END { exit good != 5 }' compared ||
+    fail "simt and cpu differ with --norm $norm: $(tr '\n' ';' <compared)"
+done
+grep -q '"device": "simt"' runs/simt-none/summary.json || fail "the summary names the device"
+grep -q '"eval_samples": 20' runs/simt-none/summary.json || fail "evaluation takes as many samples as asked for"
+
 # Without gnuplot the report has its tables.
 env PATH=/nowhere "$program" --data-dir data --out runs/plain --max-updates 2 >stdout 2>stderr || fail "a run without gnuplot"
 grep -q "gnuplot was not found" runs/plain/report.html || fail "the report says why it has no curves"

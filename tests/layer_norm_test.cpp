@@ -102,7 +102,7 @@ void check(const Case& c) {
   const Tensor beta = c.beta ? randn({c.channels}, 4, c.dtype) : Tensor();
   Guarded y({c.rows, c.channels}, c.dtype), mean({c.rows}, statistics), rstd({c.rows}, statistics);
   Guarded dx({c.rows, c.channels}, c.dtype), dgamma({c.channels}, c.dtype), dbeta({c.channels}, c.dtype);
-  Guarded partials({kernels::layer_norm_partials(c.rows, c.channels)}, statistics);
+  Guarded partials({kernels::layer_norm_partials(c.rows, c.channels, {})}, statistics);
   const void* gamma_data = c.gamma ? gamma.raw_data() : nullptr;
   kernels::layer_norm_forward({}, {c.dtype, c.rows, c.channels, eps, x.raw_data(), gamma_data,
                                    c.beta ? beta.raw_data() : nullptr, y.data(), mean.data(), rstd.data()});
@@ -343,8 +343,10 @@ TEST(LayerNorm, Errors) {
   EXPECT_EQ(message_of<OptionError>([&] { layer_norm(x, {}, {}, 0); }), "[layer_norm] eps must be positive but is 0");
   EXPECT_EQ(message_of<ShapeError>([&] { layer_norm(scalar(1)); }),
             "[layer_norm] x must have shape [..., C] with C >= 1 but has []");
+#if !defined(WEFT_CUDA)
   EXPECT_EQ(message_of<DeviceError>([&] { kernels::layer_norm_forward({DeviceKind::cuda}, {}); }),
-            message_of<DeviceError>([&] { not_built("layer_norm", {DeviceKind::cuda}); }));
+            "[layer_norm] built without cuda");
+#endif
 }
 
 TEST(LayerNorm, Module) {

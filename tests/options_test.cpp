@@ -85,7 +85,7 @@ TEST_F(OptionsTest, TheConfigurationNamesEveryOption) {
   std::map<std::string, Value> config;
   for (const Setting& setting : options.config)
     EXPECT_TRUE(config.emplace(setting.name, setting.value).second) << setting.name << " is there twice";
-  EXPECT_EQ(config.size(), 21u) << "20 common options and --norm";
+  EXPECT_EQ(config.size(), 22u) << "21 common options and --norm";
   EXPECT_EQ(config.at("norm"), Value(std::string("batch")));
   EXPECT_EQ(config.at("batch_size"), Value(std::string("full")));
   EXPECT_EQ(config.at("lr"), Value(0.25));
@@ -149,6 +149,21 @@ TEST_F(OptionsTest, DevicesThatAreNotThereAreRefusedWithTheReason) {
     EXPECT_NE(error({"--device", "cuda"}).find(cuda_status().reason), std::string::npos);
     EXPECT_EQ(parse({"--device", "auto"}).device, Device{});
   }
+}
+
+TEST_F(OptionsTest, TheEmulatorTrainsAndEvaluatesLittleUnlessTold) {
+  const Options short_run = parse({"--device", "simt"});
+  EXPECT_EQ(short_run.device, (Device{DeviceKind::simt, 0}));
+  EXPECT_EQ(short_run.max_updates, 20);
+  EXPECT_EQ(short_run.eval_samples, 256);
+  ASSERT_EQ(short_run.notices.size(), 1u);
+  EXPECT_NE(short_run.notices[0].find("20 updates, evaluated on 256 samples"), std::string::npos);
+  const Options told = parse({"--device", "simt", "--max-updates", "7", "--eval-samples", "9"});
+  EXPECT_EQ(told.max_updates, 7);
+  EXPECT_EQ(told.eval_samples, 9);
+  EXPECT_FALSE(parse({"--device", "cpu"}).eval_samples.has_value());
+  EXPECT_NE(error({"--eval-samples", "0"}).find("--eval-samples must be a number of samples from 1 up"),
+            std::string::npos);
 }
 
 TEST_F(OptionsTest, AWrongOptionChangesNoThreads) {

@@ -118,11 +118,11 @@ TEST(Device, ParsesNamesAndExplainsWhatIsMissing) {
     EXPECT_EQ(Device::parse("auto").kind, DeviceKind::cpu);
     EXPECT_NE(message_of<DeviceError>([] { Device::parse("cuda"); }).find("use --device cpu or auto"),
               std::string::npos);
-    EXPECT_EQ(message_of<DeviceError>([] {
-                zeros({2}, Dtype::f32, Device{DeviceKind::cuda, 0});
-              }),
-              "[empty] built without cuda");
+    EXPECT_THROW(zeros({2}, Dtype::f32, Device{DeviceKind::cuda, 0}), DeviceError);
   }
+  EXPECT_EQ(Device::parse("simt").kind, DeviceKind::simt);
+  EXPECT_EQ(message_of<OptionError>([] { Device::parse("simt:1"); }),
+            "[device] there is only one simt device but 'simt:1' was asked for");
 }
 
 }  // namespace

@@ -39,7 +39,8 @@ std::optional<double> Evaluation::accuracy() const {
   return static_cast<double>(right) / static_cast<double>(truth.size());
 }
 
-Evaluation evaluate(const Model& model, const LossFunction& loss, const data::Dataset& dataset, Device device) {
+Evaluation evaluate(const Model& model, const LossFunction& loss, const data::Dataset& dataset, Device device,
+                    std::int64_t most) {
   const NoGrad guard;
   const struct Mode {
     explicit Mode(const Model& model) : model(model) { model.set_mode(nn::Mode::eval); }
@@ -50,8 +51,9 @@ Evaluation evaluate(const Model& model, const LossFunction& loss, const data::Da
   Evaluation result;
   double sum = 0, denominator = 0;
   std::vector<std::int64_t> ids;
-  for (; result.samples < dataset.size(); result.samples += static_cast<std::int64_t>(ids.size())) {
-    ids.resize(static_cast<std::size_t>(std::min(kBatch, dataset.size() - result.samples)));
+  const std::int64_t samples = std::min(dataset.size(), most);
+  for (; result.samples < samples; result.samples += static_cast<std::int64_t>(ids.size())) {
+    ids.resize(static_cast<std::size_t>(std::min(kBatch, samples - result.samples)));
     std::iota(ids.begin(), ids.end(), result.samples);
     const data::Batch batch = dataset.collate(ids);
     const Tensor output = model.forward(to(batch.input, device));

@@ -42,9 +42,11 @@ struct Evaluation {
   std::optional<double> accuracy() const;
 };
 
-/// The model's mean loss over a data set, in order, in batches of 1000, in evaluation mode and without recording a graph.
+/// The model's mean loss over a data set (its first `most` samples), in order, in batches of 1000, in evaluation mode and
+/// without recording a graph.
 /// Afterwards the model is in training mode. A classification is an output [B, C] with a target i64 [B]: then the
 /// predictions are kept too (the first among equal logits; a NaN counts as the largest, as in argmax).
-Evaluation evaluate(const Model& model, const LossFunction& loss, const data::Dataset& dataset, Device device);
+Evaluation evaluate(const Model& model, const LossFunction& loss, const data::Dataset& dataset, Device device,
+                    std::int64_t most = std::numeric_limits<std::int64_t>::max());
 
 }  // namespace weft::train

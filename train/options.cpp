@@ -90,6 +90,9 @@ void check_choice(const std::string& name, const std::string& text, const std::v
     refuse("{} must be {} but is '{}'", name, joined(words, ", ", " or "), text);
 }
 
+constexpr std::int64_t kSimtUpdates = 20;
+constexpr std::int64_t kSimtEvalSamples = 256;
+
 void resolve_device(const std::string& text, Options& options) {
   try {
     options.device = Device::parse(text);
@@ -225,6 +228,12 @@ std::vector<CommandLine::Entry> CommandLine::common(Options& o) {
         o.max_updates = whole<std::int64_t>("--max-updates", text, 1, "a number of updates from 1 up");
       },
       [&o] { return o.max_updates ? Value(*o.max_updates) : Value(); });
+  add(
+      training, "--eval-samples", "N", "all; 256 on simt", "evaluate on the first N test samples",
+      [&o](const std::string& text) {
+        o.eval_samples = whole<std::int64_t>("--eval-samples", text, 1, "a number of samples from 1 up");
+      },
+      [&o] { return o.eval_samples ? Value(*o.eval_samples) : Value(); });
   add_words(training, "--optimizer", o.optimizer, {"adamw", "sgd"}, "how gradients change the parameters");
   add(
       training, "--lr", "X", text_of(o.lr), "learning rate",
@@ -384,6 +393,15 @@ Options CommandLine::parse(const std::vector<std::string>& arguments) {
   if (is_given("--momentum") && result.optimizer != OptimizerKind::sgd)
     refuse("--momentum is an option of --optimizer sgd but the optimizer is adamw; leave one of them out");
   set_num_threads(result.threads);
+  if (result.device.kind == DeviceKind::simt) {
+    // An emulator for tests and for study: nobody should wait an hour for it without having asked.
+    if (!is_given("--max-updates")) result.max_updates = kSimtUpdates;
+    if (!is_given("--eval-samples")) result.eval_samples = kSimtEvalSamples;
+    result.notices.push_back(
+        fmt::format("simt runs the CUDA kernels in an emulator, thread by thread: {} updates, evaluated on {} samples; "
+                    "--max-updates and --eval-samples change that",
+                    *result.max_updates, *result.eval_samples));
+  }
 
   result.command = "./run " + name_;
   for (const std::string& argument : arguments) result.command += " " + quoted(argument);

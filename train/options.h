@@ -34,7 +34,8 @@ struct Options {
   std::int64_t accumulate = 1;                   // micro-batches of one update
   bool drop_last = false;
   std::int64_t epochs = 3;
-  std::optional<std::int64_t> max_updates;  // stops early; schedules keep their length
+  std::optional<std::int64_t> max_updates;   // stops early; schedules keep their length
+  std::optional<std::int64_t> eval_samples;  // evaluation takes the first of them; none: all
   OptimizerKind optimizer = OptimizerKind::adamw;
   double lr = 1e-3;
   double weight_decay = 0.01;

@@ -43,7 +43,7 @@ struct Summary {
   double train_loss = 0;               // of the last epoch
   std::optional<double> test_loss, test_accuracy;
   std::int64_t eval_samples = 0;  // test samples that those two are means over
-  std::int64_t peak_bytes = 0;    // of tensors
+  std::int64_t peak_bytes = 0;    // of tensors on the device
   double wall_s = 0;
   std::string commit, machine, variants;
   std::uint64_t parameters_hash = 0;  // of final parameters, buffers and optimizer state

@@ -13,6 +13,7 @@
 #include "optim/adamw.h"
 #include "optim/sgd.h"
 #include "tensor/allocator.h"
+#include "tensor/gpu.h"
 #include "train/batch_norm_policy.h"
 #include "train/provenance.h"
 #include "train/stop_signal.h"
@@ -234,8 +235,9 @@ void Trainer::train_epoch(std::int64_t epoch, Totals& totals) {
     result.samples += update.samples();
     summary_.samples += update.samples();
     const bool logged = update.number() % options_.log_every == 0;
-    // On the cpu a loss costs nothing to read; elsewhere reading one waits for the device.
-    if (logged || options_.device.kind == DeviceKind::cpu) {
+    // Reading a loss on a GPU waits for it; elsewhere it costs nothing.
+    if (logged || options_.device.kind != DeviceKind::cuda) {
+      if (options_.device.kind == DeviceKind::cuda) optimizer_->check();
       const double loss = update.window().mean_loss();
       if (std::isfinite(loss)) {
         loss_sum += loss;
@@ -246,6 +248,11 @@ void Trainer::train_epoch(std::int64_t epoch, Totals& totals) {
       if (logged) log(update, lr, loss, skipped != summary_.skipped_updates);
       summary_.skipped_updates = skipped;
       progress_.advance(epoch, summary_.samples, loss);
+    }
+    if (options_.device.kind == DeviceKind::simt && summary_.updates == 1) {
+      const double seconds = seconds_since(start);
+      progress_.print(fmt::format("the first update took {:.1f} s, so {} take about {:.0f} s", seconds, totals.limit,
+                                  seconds * static_cast<double>(totals.limit)));
     }
     laps.end(logging);
 
@@ -267,7 +274,8 @@ void Trainer::log(const data::Update& update, double lr, double loss, bool skipp
 }
 
 void Trainer::evaluate_epoch(EpochResult& epoch) {
-  evaluation_ = evaluate(model_, loss_, *test_, options_.device);
+  evaluation_ = evaluate(model_, loss_, *test_, options_.device,
+                         options_.eval_samples.value_or(std::numeric_limits<std::int64_t>::max()));
   epoch.test_loss = summary_.test_loss = evaluation_.loss;
   epoch.test_accuracy = summary_.test_accuracy = evaluation_.accuracy();
   summary_.eval_samples = evaluation_.samples;
@@ -292,7 +300,8 @@ void Trainer::finish(const Totals& totals) {
                     summary_.skipped_updates, summary_.updates));
   if (history_.bad() > 0) summary_.notes.push_back(fmt::format("{} losses were not finite", history_.bad()));
   summary_.phases = totals.laps.phases();
-  summary_.peak_bytes = cpu_memory_stats().peak_bytes;
+  summary_.peak_bytes = options_.device.kind == DeviceKind::cpu ? cpu_memory_stats().peak_bytes
+                                                                : gpu::memory_stats(options_.device).peak_bytes;
   summary_.parameters_hash =
       hash_tensors(optimizer_->state(), hash_tensors(model_.buffers, hash_tensors(model_.parameters)));
   summary_.wall_s = seconds_since(totals.start);

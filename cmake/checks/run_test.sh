@@ -92,7 +92,7 @@ endif()
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 file(WRITE ${CMAKE_BINARY_DIR}/summary.txt "cuda: ${WEFT_CUDA} because\n")
 set(used ${WEFT_BENCH} ${WEFT_EXAMPLES} ${WEFT_TESTS} ${WEFT_WERROR} ${WEFT_SANITIZE} ${A} ${B} ${MINE}
-    ${CMAKE_CUDA_ARCHITECTURES} ${WEFT_CUDA_ALL_ARCHITECTURES})
+    ${WEFT_CUDA_ARCHITECTURES} ${WEFT_CUDA_ALL_ARCHITECTURES})
 add_custom_target(always COMMAND ${CMAKE_COMMAND} -E true)
 add_executable(example_hello examples/hello.cpp)
 add_dependencies(example_hello always)
@@ -140,7 +140,7 @@ test_words() {
   expect 2 "$repo/run" --json
   err_has "unknown option '--json'"
   expect 2 "$repo/run" --preset nonsense hello
-  err_has "no preset is called 'nonsense' (there are: dev, release, asan, tsan, cuda, release-all)"
+  err_has "no preset is called 'nonsense' (there are: dev, release, asan, tsan, cuda, debug, gpu-portable, release-all)"
   expect 2 "$repo/run" --preset base hello
   expect 2 "$repo/run" --preset
   expect 2 "$repo/run" test -V
@@ -363,7 +363,7 @@ test_cuda() {
   tool nvidia-smi '[[ $1 != --query-gpu=compute_cap ]] || printf "%s\n" 9.0 7.0 12.0 9.0'
   forget
   expect 0 "$repo/run" hello
-  log_is cmake "release -DWEFT_CUDA=AUTO -DCMAKE_CUDA_ARCHITECTURES=90;90-virtual CUDACXX=$tools/nvcc"
+  log_is cmake "release -DWEFT_CUDA=AUTO -DWEFT_CUDA_ARCHITECTURES=90 CUDACXX=$tools/nvcc"
   err_has "(compute capability 7.0) is too old"
   expect 0 "$repo/run" hello
   err_empty
@@ -375,7 +375,7 @@ test_cuda() {
   log_is cmake "release -DWEFT_CUDA=ON CUDACXX=$tools/nvcc"
   forget
   expect 0 "$repo/run" --preset cuda hello
-  log_is cmake "cuda -DCMAKE_CUDA_ARCHITECTURES=90;90-virtual CUDACXX=$tools/nvcc"
+  log_is cmake "cuda -DWEFT_CUDA_ARCHITECTURES=90 CUDACXX=$tools/nvcc"
   err_has "cuda: ON because"
   forget
   expect 0 "$repo/run" --preset release-all hello

@@ -48,6 +48,7 @@ for source in kernels/*.cpp kernels/*.cu; do
   stem=$(basename "$source")
   stem=${stem%.*}
   stem=${stem%_ladder}
+  [[ -f kernels/$stem.h ]] || stem=${stem%_backward}
   [[ -f kernels/$stem.h ]] || finding "$source has no kernels/$stem.h"
 done
 for stem in "${!not_an_op[@]}" "${!tested_in[@]}"; do

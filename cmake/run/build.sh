@@ -101,7 +101,7 @@ choose_cuda() {
   fi
 }
 
-# The architectures of the visible devices ("90;100": each as machine code and PTX), or nothing where that is unknown.
+# The architectures of the visible devices ("90;100"), or nothing where that is unknown.
 # What the toolkit cannot compile for is left out; a device newer than the toolkit gets the toolkit's newest PTX.
 visible_architectures() {
   local known architecture newest result=
@@ -113,7 +113,7 @@ visible_architectures() {
     if [[ $'\n'$known$'\n' == *$'\n'$architecture$'\n'* ]]; then
       result+="${result:+;}$architecture"
     elif ((architecture > newest)); then
-      result+="${result:+;}$newest-virtual"
+      [[ ";$result;" == *";$newest;"* ]] || result+="${result:+;}$newest" # its PTX
     else
       say "a visible device (compute capability ${architecture%?}.${architecture: -1}) is too old for $cuda_compiler"
     fi
@@ -155,7 +155,7 @@ configure() {
     export CUDACXX=$cuda_compiler # CMake itself looks in PATH only
     if [[ $cuda_device == yes && $preset != release-all && -z ${CUDAARCHS:-} ]]; then
       architectures=$(visible_architectures)
-      [[ -z $architectures ]] || arguments+=("-DCMAKE_CUDA_ARCHITECTURES=$architectures")
+      [[ -z $architectures ]] || arguments+=("-DWEFT_CUDA_ARCHITECTURES=$architectures")
     fi
   fi
   read -r -a more <<<"${WEFT_CMAKE_ARGS:-}"

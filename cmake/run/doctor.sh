@@ -254,7 +254,7 @@ examine_presets() {
       value=$(cache_value "$cache" "$name")
       [[ -z $value ]] || text+=" $name=$value"
     done
-    value=$(cache_value "$cache" CMAKE_CUDA_ARCHITECTURES)
+    value=$(cache_value "$cache" WEFT_CUDA_ARCHITECTURES)
     [[ -z $value ]] || text+=" CUDA architectures=$value"
     [[ -f $folder/build.ninja ]] || text+=" (configuring failed)"
     fact presets "$preset" "$text"

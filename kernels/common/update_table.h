@@ -3,12 +3,14 @@
 // costs one parallel region (on a GPU one launch), not a hundred.
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <type_traits>
 #include <vector>
 
 #include "tensor/dtype.h"
 #include "tensor/parallel.h"
+#include "tensor/stream.h"
 
 namespace weft::kernels {
 
@@ -21,6 +23,39 @@ struct UpdateEntry {
   std::int64_t* applied = nullptr;  // inout, updates made to this parameter (AdamW's t); counted by grad_norm
   std::int64_t elements = 0;
   Dtype dtype = Dtype::f32;
+  friend bool operator==(const UpdateEntry&, const UpdateEntry&) = default;
+};
+
+/// Consecutive elements of one entry.
+struct UpdateChunk {
+  std::size_t entry;
+  std::int64_t begin, end;  // [0, elements], begin a multiple of kChunkElements
+  friend bool operator==(const UpdateChunk&, const UpdateChunk&) = default;
+};
+
+/// A table in device memory, as GPU kernels read it.
+struct DeviceTable {
+  const UpdateEntry* entries = nullptr;  // [entry_count]
+  const UpdateChunk* chunks = nullptr;   // [chunk_count]
+  std::int64_t entry_count = 0, chunk_count = 0;
+};
+
+/// The device memory of a table's copy, kept from update to update. Only what changed since is sent again: nothing as a
+/// rule, the entries when a gradient has moved, the chunks too when there are other tensors.
+class TableMirror {
+ public:
+  TableMirror() = default;
+  TableMirror(const TableMirror&) {}  // a copied table makes its own
+  TableMirror& operator=(const TableMirror&) { return *this; }
+  TableMirror(TableMirror&&) = default;
+  TableMirror& operator=(TableMirror&&) = default;
+  ~TableMirror() = default;
+
+  DeviceTable update(const Stream& stream, std::span<const UpdateEntry> entries, std::span<const UpdateChunk> chunks);
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
 };
 
 /// Entries, and their elements cut into chunks of a fixed size. A chunk never spans two entries, so that what is
@@ -30,10 +65,7 @@ class UpdateTable {
   /// Elements per chunk: 64 KiB of f32 for each array, so that AdamW's four stay in a core's second-level cache.
   static constexpr std::int64_t kChunkElements = 16 * 1024;
 
-  struct Chunk {
-    std::size_t entry;
-    std::int64_t begin, end;  // [0, elements], begin a multiple of kChunkElements
-  };
+  using Chunk = UpdateChunk;
 
   /// Empties the table; the memory is kept, so that rebuilding it for each update allocates nothing.
   void clear() {
@@ -59,6 +91,8 @@ class UpdateTable {
 
   std::span<const UpdateEntry> entries() const { return entries_; }
   std::span<const Chunk> chunks() const { return chunks_; }
+  /// The table for work enqueued next in `stream`. Until the next call at least, its memory stays.
+  DeviceTable on(const Stream& stream) const { return mirror_.update(stream, entries_, chunks_); }
 
   /// Calls f(entry, chunk, number of the chunk) for every chunk, in one parallel region.
   template <class F>
@@ -75,6 +109,7 @@ class UpdateTable {
   std::vector<Chunk> chunks_;
   std::vector<std::size_t> groups_;  // first chunk of each
   std::int64_t group_elements_ = 0;  // in the last group
+  mutable TableMirror mirror_;       // a cache
 };
 
 /// Asks for the memory 2 KiB past `address`. An update walks several arrays at once, and the processor's own
@@ -94,6 +129,11 @@ void dispatch_parameter(Dtype dtype, const char* op, F&& f) {
   if (dtype == Dtype::f64) return f(std::type_identity<double>{});
   fail<DtypeError>(op, "parameters must be f32 or f64 but one is {}; keep them in f32 and cast where they are used",
                    to_string(dtype));
+}
+
+/// Errors: DtypeError as dispatch_parameter's, for the first entry that is neither f32 nor f64.
+inline void check_dtypes(const UpdateTable& table, const char* op) {
+  for (const UpdateEntry& entry : table.entries()) dispatch_parameter(entry.dtype, op, [](auto) {});
 }
 
 }  // namespace weft::kernels

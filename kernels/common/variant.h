@@ -1,0 +1,32 @@
+#pragma once
+// Several kernels for one op: the shipped ones, in order of preference, and teaching rungs that are tested and timed alike.
+#include <span>
+#include <string_view>
+
+#include "tensor/error.h"
+#include "tensor/stream.h"
+
+namespace weft::kernels {
+
+template <class Args>
+struct Variant {
+  const char* name;                    // "vectorised", unique within the op
+  const char* idea;                    // one line for tables
+  bool (*supports)(const Args& args);  // shapes, dtypes, alignment, and whether the machine has what it needs
+  void (*run)(const Stream& stream, const Args& args);
+};
+
+/// Runs the first variant that supports `args`. Errors: Error "[op] no variant supports these arguments".
+template <class Args>
+void run_variant(const char* op, std::span<const Variant<Args>> variants, const Stream& stream, const Args& args) {
+  for (const Variant<Args>& variant : variants)
+    if (variant.supports(args)) return variant.run(stream, args);
+  fail(op, "no variant supports these arguments");
+}
+
+/// Whether `address` allows accesses of `bytes` bytes; null does.
+inline bool is_aligned(const void* address, std::size_t bytes) {
+  return reinterpret_cast<std::uintptr_t>(address) % bytes == 0;
+}
+
+}  // namespace weft::kernels
