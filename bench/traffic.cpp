@@ -5,7 +5,8 @@
 //   weft_traffic --check        exit status 1 when a memory-bound kernel moves over 1.05 times its floor, or banks conflict
 //   weft_traffic layer_norm     only the cases whose name contains this, with a line for every operand
 //   weft_traffic --list         the names
-//   weft_traffic --run NAME [--shape R,C]   runs one case once, on a small problem: what ./run debug starts
+//   weft_traffic --run NAME [--shape R,C] [--break X,Y,Z:X,Y,Z]
+//                               runs one case once, on a small problem; stops a debugger in that block and thread
 #include "simt/traffic.h"
 
 #include <cstdio>
@@ -30,6 +31,7 @@
 #include "nn/module.h"
 #include "optim/adamw.h"
 #include "optim/sgd.h"
+#include "simt/runtime.h"
 
 namespace {
 
@@ -187,8 +189,8 @@ const Case kCases[] = {
     {"batch_norm_backward", true, 128, 512, [](std::int64_t r, std::int64_t c) { return batch_norm_case(r, c, true); }},
     {"layer_norm_forward", true, 256, 1024, &layer_norm_forward<Dtype::f32>},
     {"layer_norm_forward_bf16", true, 256, 1024, &layer_norm_forward<Dtype::bf16>},
-    {"layer_norm_backward", true, 12288, 256, &layer_norm_backward<Dtype::f32>},
-    {"layer_norm_backward_bf16", true, 24576, 256, &layer_norm_backward<Dtype::bf16>},
+    {"layer_norm_backward", true, 16384, 256, &layer_norm_backward<Dtype::f32>},
+    {"layer_norm_backward_bf16", true, 32768, 256, &layer_norm_backward<Dtype::bf16>},
     {"cross_entropy", true, 128, 2048, &cross_entropy_with_gradient<Dtype::f32>},
     {"cross_entropy_bf16", true, 128, 2048, &cross_entropy_with_gradient<Dtype::bf16>},
     {"adamw", true, 12, 16384,
@@ -232,10 +234,13 @@ int table(const std::string& filter, bool markdown, bool check) {
   if (markdown)
     fmt::print(
         "# What the kernels move\n\n"
-        "Counted by the emulator in sectors of 32 bytes, beside the fewest bytes the case could move: every input read\n"
+        "Counted by the emulator in sectors of 32 bytes, beside the fewest bytes the case could move: every input "
+        "read\n"
         "once, every output written once, operands that all blocks share (gamma, tables) once. Written by\n"
-        "`./run traffic --markdown > docs/traffic.md`, compared by the tests. Cases bound by memory may move 1.05 times\n"
-        "the floor; those marked \"compute\" are matrix products, whose tiles are read again by design. \"coalescing\" is\n"
+        "`./run traffic --markdown > docs/traffic.md`, compared by the tests. Cases bound by memory may move 1.05 "
+        "times\n"
+        "the floor; those marked \"compute\" are matrix products, whose tiles are read again by design. \"coalescing\" "
+        "is\n"
         "how many sectors the warps' accesses would touch if their bytes lay densely, over how many they do.\n\n"
         "| case | shape | floor bytes | moved bytes | moved / floor | coalescing | bank conflicts | launches |\n"
         "|---|---|---|---|---|---|---|---|\n");
@@ -265,11 +270,13 @@ int table(const std::string& filter, bool markdown, bool check) {
   return check && failures > 0 ? 1 : 0;
 }
 
-int run_one(const std::string& name, std::int64_t rows, std::int64_t channels) {
+int run_one(const std::string& name, std::int64_t rows, std::int64_t channels, const std::string& place) {
   for (const Case& c : kCases)
     if (name == c.name) {
       // Small, but several blocks and a ragged end.
-      c.prepare(rows > 0 ? rows : 6, channels > 0 ? channels : 70).call();
+      const Prepared prepared = c.prepare(rows > 0 ? rows : 30, channels > 0 ? channels : 70);
+      if (!place.empty()) simt::break_at(":" + place);
+      prepared.call();
       return 0;
     }
   fmt::print(stderr, "error: no case is called '{}'; --list names them\n", name);
@@ -279,7 +286,7 @@ int run_one(const std::string& name, std::int64_t rows, std::int64_t channels) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string filter, name;
+  std::string filter, name, place;
   bool markdown = false, check = false;
   long long rows = 0, channels = 0;
   for (int i = 1; i < argc; ++i) {
@@ -293,6 +300,8 @@ int main(int argc, char** argv) {
       return 0;
     } else if (word == "--run" && i + 1 < argc) {
       name = argv[++i];
+    } else if (word == "--break" && i + 1 < argc) {
+      place = argv[++i];
     } else if (word == "--shape" && i + 1 < argc) {
       char rest = 0;
       if (std::sscanf(argv[++i], "%lld,%lld%c", &rows, &channels, &rest) != 2 || rows < 1 || channels < 1) {
@@ -309,7 +318,7 @@ int main(int argc, char** argv) {
     }
   }
   try {
-    return name.empty() ? table(filter, markdown, check) : run_one(name, rows, channels);
+    return name.empty() ? table(filter, markdown, check) : run_one(name, rows, channels, place);
   } catch (const std::exception& error) {
     fmt::print(stderr, "error: {}\n", error.what());
     return 1;

@@ -434,8 +434,9 @@ void start_resident(const Stream& stream, const LayerNormBackward& args, std::in
           .operands = {{"x", args.x, bytes.matrix},
                        {"gamma", args.gamma, bytes.vector, OperandKind::broadcast},
                        {"dy", args.dy, bytes.matrix},
-                       {"mean", args.mean, bytes.row_statistics},
-                       {"rstd", args.rstd, bytes.row_statistics},
+                       // One sector serves eight neighbouring rows, which neighbouring warps read at the same time.
+                       {"mean", args.mean, bytes.row_statistics, OperandKind::broadcast},
+                       {"rstd", args.rstd, bytes.row_statistics, OperandKind::broadcast},
                        {"dx", args.dx, bytes.matrix},
                        {"partials", args.partials, bytes.partials, OperandKind::workspace}}},
          resident_kernel<T, kWidth, kTeam, kPerThread, kPrefetch>, args, bytes.stride);
@@ -487,8 +488,8 @@ void start_rows(const Stream& stream, const LayerNormBackward& args, compute_t<T
           .operands = {{"x", args.x, bytes.matrix},
                        {"gamma", args.gamma, bytes.vector, OperandKind::broadcast},
                        {"dy", args.dy, bytes.matrix},
-                       {"mean", args.mean, bytes.row_statistics},
-                       {"rstd", args.rstd, bytes.row_statistics},
+                       {"mean", args.mean, bytes.row_statistics, OperandKind::broadcast},
+                       {"rstd", args.rstd, bytes.row_statistics, OperandKind::broadcast},
                        {"factors", factors, 3 * bytes.row_statistics, OperandKind::workspace}}},
          rows_kernel<T, kWidth, kThreads>, args, factors);
 }

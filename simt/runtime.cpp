@@ -83,11 +83,9 @@ bool parse_index(const std::string& text, Dim3& index) {
   return fields >= 1 && fields <= 3 && std::count(text.begin(), text.end(), ',') == fields - 1;
 }
 
-BreakPoint break_point_from_environment() {
-  const char* value = std::getenv("WEFT_SIMT_BREAK");
-  if (!value || !*value) return {};
+BreakPoint parse_break_point(const std::string& text) {
+  if (text.empty()) return {};
   // From the right: the name of a kernel may hold colons.
-  const std::string text = value;
   const std::size_t second = text.rfind(':');
   const std::size_t first = second == std::string::npos || second == 0 ? second : text.rfind(':', second - 1);
   BreakPoint at;
@@ -95,13 +93,17 @@ BreakPoint break_point_from_environment() {
   if (second == std::string::npos || first == std::string::npos || first == second ||
       !parse_index(text.substr(first + 1, second - first - 1), at.block) ||
       !parse_index(text.substr(second + 1), at.thread))
-    throw std::invalid_argument("[simt] WEFT_SIMT_BREAK must be kernel:bx,by,bz:tx,ty,tz but is \"" + text + "\"");
+    throw std::invalid_argument("[simt] a place to stop must be kernel:bx,by,bz:tx,ty,tz but is \"" + text + "\"");
   at.kernel = text.substr(0, first);
   return at;
 }
 
-const BreakPoint& break_point() {
-  static const BreakPoint at = break_point_from_environment();
+// Of the calling thread; starts as the environment variable says.
+BreakPoint& break_point() {
+  thread_local BreakPoint at = [] {
+    const char* value = std::getenv("WEFT_SIMT_BREAK");
+    return parse_break_point(value != nullptr ? value : "");
+  }();
   return at;
 }
 
@@ -126,6 +128,8 @@ Counters counters() {
   total.switches = global_counters.switches.load(std::memory_order_relaxed);
   return total;
 }
+
+void break_at(const std::string& place) { break_point() = parse_break_point(place); }
 
 extern "C" __attribute__((noinline, used)) void weft_simt_break() { asm volatile("" ::: "memory"); }
 

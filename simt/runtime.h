@@ -71,9 +71,12 @@ Counters counters();
 bool in_kernel();
 
 /// For the debugger: with the environment variable WEFT_SIMT_BREAK="kernel:bx,by,bz:tx,ty,tz" this function is called
-/// in that thread right before the kernel starts ("kernel" may be a prefix). gdb breaks on it and steps out into the
-/// kernel.
+/// in that thread right before the kernel starts ("kernel" may be a prefix, or empty for any). gdb breaks on it and steps
+/// out into the kernel.
 extern "C" void weft_simt_break();
+/// The same for the launches of the calling OS thread from now on; an empty text switches it off.
+/// Errors: std::invalid_argument for a text of another form.
+void break_at(const std::string& place);
 
 [[noreturn]] void assertion_failed(const char* condition, const Site& site);
 

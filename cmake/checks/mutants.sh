@@ -3,6 +3,7 @@
 # emulator. docs/mutants.md holds the list with what caught each.
 #   mutants.sh BUILD [STEM...]            compiles and runs every mutant of a build of the preset dev; 1 when one survives
 #   mutants.sh --update BUILD             also writes docs/mutants.md
+#   mutants.sh --test BUILD               the same where WEFT_MUTANTS is set, else skipped (77)
 # A patch starts with a line or more that say what is broken; then a diff with paths a/kernels/... as git makes it.
 set -euo pipefail
 export LC_ALL=C
@@ -11,6 +12,13 @@ update=no
 if [[ ${1-} == --update ]]; then
   update=yes
   shift
+fi
+if [[ ${1-} == --test ]]; then # as one of the tests
+  shift
+  if [[ -z ${WEFT_MUTANTS:-} ]]; then
+    printf 'skipped: takes minutes; set WEFT_MUTANTS=1 to run it\n'
+    exit 77
+  fi
 fi
 if (($# == 0)) || [[ ! -f $1/compile_commands.json ]]; then
   printf 'usage: mutants.sh [--update] BUILD [STEM...]\n' >&2

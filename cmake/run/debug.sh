@@ -10,7 +10,7 @@ Builds the kernels without optimisation, runs OP (./run traffic --list names the
 where the chosen thread of the chosen block (default: 0 and 0) enters the kernel. From there on gdb steps through that one
 CUDA thread: a barrier or a shuffle comes back when the other threads have arrived.
 
-In gdb:  p threadIdx      p args      p $device(x, 8)    eight elements of device memory
+In gdb:  p threadIdx      p args      p *(float*)args.x@8    eight elements of device memory
 END
 }
 
@@ -38,6 +38,6 @@ run_debug() {
   prepare "${preset:-debug}" weft_traffic
   local program=$root/build/${preset:-debug}/bin/weft_traffic
   "$program" --list | grep -qxF "$op" || die 2 "no op is called '$op' (./run traffic --list)"
-  WEFT_SIMT_BREAK="*:$block:$thread" exec gdb -q -x "$root/cmake/run/debug.gdb" -ex 'break weft_simt_break' -ex run \
-    -ex 'disable 1' -ex into_kernel "${gdb_options[@]}" --args "$program" --run "$op" "${shape[@]}"
+  exec gdb -q -x "$root/cmake/run/debug.gdb" -ex 'break weft_simt_break' -ex run \
+    -ex 'disable 1' -ex into_kernel "${gdb_options[@]}" --args "$program" --run "$op" --break "$block:$thread" "${shape[@]}"
 }

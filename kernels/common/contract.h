@@ -28,7 +28,6 @@ bool on_gpu(const char* name, Device device, const Args& args, void (*on_cuda)(c
   return true;
 }
 
-
 }  // namespace weft::kernels
 
 /// In an op's header, in namespace weft::kernels: declares the two builds of its .cu file.

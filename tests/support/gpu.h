@@ -1,5 +1,6 @@
 #pragma once
 // Tests of the .cu kernels: each runs on the emulator always, and on a GPU where there is one.
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -19,7 +20,9 @@ namespace weft::test {
 class GpuTest : public ::testing::TestWithParam<DeviceKind> {
  protected:
   void SetUp() override {
-    if (GetParam() == DeviceKind::cuda && !cuda_status().usable) GTEST_SKIP() << cuda_status().reason;
+    if (GetParam() != DeviceKind::cuda || cuda_status().usable) return;
+    if (std::getenv("WEFT_REQUIRE_CUDA") != nullptr) FAIL() << cuda_status().reason;  // ./run gpu-check
+    GTEST_SKIP() << cuda_status().reason;
   }
   Device device() const { return Device{GetParam(), 0}; }
   bool emulated() const { return GetParam() == DeviceKind::simt; }
