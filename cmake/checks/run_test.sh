@@ -478,7 +478,7 @@ test_ci() {
   all_well
   part_gives tsan 1 'the compiler is unhappy'
   expect 1 bash "$ci/.ci/run"
-  out_has "part tsan: 0 s of 600 s budget: no closing line of ctest"
+  out_has "part tsan: 0 s of 840 s budget: no closing line of ctest"
   out_has "15 passed, 1 failed, 1 skipped"
   part_gives tsan 0 'nothing at all'
   expect 1 bash "$ci/.ci/run"

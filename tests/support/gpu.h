@@ -74,6 +74,12 @@ inline std::string device_name(const ::testing::TestParamInfo<DeviceKind>& info)
 
 }  // namespace weft::test
 
+/// On a GPU only where the CUDA kernels are built: else nothing is there to be skipped.
+#if defined(WEFT_CUDA)
 #define WEFT_GPU_SUITE(Suite)                                                                                     \
   INSTANTIATE_TEST_SUITE_P(Devices, Suite, ::testing::Values(::weft::DeviceKind::simt, ::weft::DeviceKind::cuda), \
                            ::weft::test::device_name)
+#else
+#define WEFT_GPU_SUITE(Suite) \
+  INSTANTIATE_TEST_SUITE_P(Devices, Suite, ::testing::Values(::weft::DeviceKind::simt), ::weft::test::device_name)
+#endif
