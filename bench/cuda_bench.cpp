@@ -48,7 +48,7 @@ Tensor random(const Shape& shape, std::uint64_t seed, Dtype dtype = Dtype::f32) 
   const std::int64_t columns = shape.back();
   const Tensor rows = to(randn({64, columns}, seed, dtype), kCuda);
   if (shape.numel() <= rows.numel()) return clone(rows.flatten().slice(0, 0, shape.numel())).reshape(shape);
-  const Tensor all = Tensor::empty(shape, dtype, kCuda);
+  Tensor all = Tensor::empty(shape, dtype, kCuda);
   for (std::int64_t r = 0; r < shape[0]; r += 64) {
     const std::int64_t count = std::min<std::int64_t>(64, shape[0] - r);
     copy_(all.slice(0, r, r + count), rows.slice(0, 0, count));

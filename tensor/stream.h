@@ -27,7 +27,7 @@ class Stream {
  private:
   friend class Event;
   struct State {
-    explicit State(Device device);
+    explicit State(Device on);
     ~State();
     State(const State&) = delete;
     State& operator=(const State&) = delete;
@@ -50,7 +50,7 @@ class Event {
  private:
   friend class Stream;
   struct State {
-    explicit State(Device device);
+    explicit State(Device on);
     ~State();
     State(const State&) = delete;
     State& operator=(const State&) = delete;

@@ -34,7 +34,7 @@ kernels::Binary binary_of(BinaryOp op, const Tensor& a, const Tensor& b, const T
 
 // One rounding to the stored type of operands that are exact: correctly rounded on every device, so that bits agree.
 Tensor reference(BinaryOp op, const Tensor& a, const Tensor& b, const Shape& shape) {
-  const Tensor out = Tensor::empty(shape, a.dtype());
+  Tensor out = Tensor::empty(shape, a.dtype());
   kernels::binary(Device{}, binary_of(op, a, b, out));
   return out;
 }

@@ -367,7 +367,7 @@ TEST_P(LinearGpu, TrafficAtTheFloor) {
       {Dtype::f32, {1, 512, 64}, "rows", 1, 1},        {Dtype::bf16, {4, 784, 64}, "rows", 1, 1},
   };
   for (const Case& c : cases) {
-    const auto [rows, in, out] = c.p;
+    const std::int64_t rows = c.p.rows, in = c.p.in, out = c.p.out;
     const Layer l(device(), c.dtype, c.p);
     const auto size = static_cast<double>(element_bytes(c.dtype));
     const Tensor y = output(device(), {rows, out}, c.dtype);

@@ -30,6 +30,7 @@ bool on_gpu(const char* name, Device device, const Args& args, void (*on_cuda)(c
 
 }  // namespace weft::kernels
 
+// NOLINTBEGIN(bugprone-macro-parentheses): Args is a type
 /// In an op's header, in namespace weft::kernels: declares the two builds of its .cu file.
 #define WEFT_GPU_OP(op, Args)                      \
   namespace cuda {                                 \
@@ -40,6 +41,7 @@ bool on_gpu(const char* name, Device device, const Args& args, void (*on_cuda)(c
   std::span<const Variant<Args>> op##_variants();  \
   void op(const Stream& stream, const Args& args); \
   }
+// NOLINTEND(bugprone-macro-parentheses)
 
 /// In an op's device switch: `if (WEFT_ON_GPU("fill", fill, device, args)) return;`
 #if defined(WEFT_CUDA)

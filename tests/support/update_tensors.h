@@ -36,6 +36,7 @@ struct UpdateInputs {
   UpdateInputs in_f64() const {
     const auto all = [](const std::vector<Tensor>& tensors) {
       std::vector<Tensor> wide;
+      wide.reserve(tensors.size());
       for (const Tensor& tensor : tensors) wide.push_back(clone(cast(tensor, Dtype::f64)));
       return wide;
     };
@@ -106,6 +107,7 @@ class UpdateTensors {
   UpdateInputs read() const {
     const auto all = [&](const std::vector<Tensor>& tensors) {
       std::vector<Tensor> values;
+      values.reserve(tensors.size());
       for (const Tensor& tensor : tensors)
         values.push_back(clone(to(tensor, Device{}).slice(0, offset_, tensor.numel() - kBehind)));
       return values;
