@@ -27,7 +27,8 @@ GradcheckResult gradcheck(const std::function<Tensor(const std::vector<Tensor>&)
                         "gradcheck", "needs contiguous f64 inputs on the cpu but one is {} {}",
                         to_string(input.dtype()), input.shape());
   GradcheckResult result;
-  for (int projection = 0; projection < options.projections; ++projection) {
+  std::int64_t directions = options.projections;
+  for (std::int64_t projection = 0; projection < directions; ++projection) {
     // Fresh leaves over the same memory: gradients that the caller holds are left alone.
     std::vector<Tensor> leaves;
     leaves.reserve(inputs.size());
@@ -35,7 +36,14 @@ GradcheckResult gradcheck(const std::function<Tensor(const std::vector<Tensor>&)
     const Tensor output = f(leaves);
     require<DtypeError>(output.dtype() == Dtype::f64, "gradcheck", "needs an f64 result but got {}",
                         to_string(output.dtype()));
-    const Tensor v = randn(output.shape(), options.seed * 1000003 + static_cast<std::uint64_t>(projection), Dtype::f64);
+    Tensor v;
+    if (options.jacobian) {
+      directions = output.numel();
+      v = zeros(output.shape(), Dtype::f64);
+      v.data<double>()[projection] = 1;
+    } else {
+      v = randn(output.shape(), options.seed * 1000003 + static_cast<std::uint64_t>(projection), Dtype::f64);
+    }
     backward(output, v);
 
     for (std::size_t i = 0; i < inputs.size(); ++i) {

@@ -40,6 +40,22 @@ if(WEFT_SANITIZE)
   set_source_files_properties(${WEFT_SIMT_SOURCES} PROPERTIES COMPILE_OPTIONS "${options}")
 endif()
 
+# Every op with a .cu file, from the declarations WEFT_GPU_OP(op, Args) in the headers of kernels/, for tests that must
+# leave none out. A changed header configures again.
+file(GLOB kernel_headers CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR} ${CMAKE_SOURCE_DIR}/kernels/*.h)
+set(gpu_ops "// Generated from the headers of kernels/.\n")
+set(gpu_op_list "\n#define WEFT_FOR_EACH_GPU_OP(X)")
+foreach(header ${kernel_headers})
+  set_property(DIRECTORY ${CMAKE_SOURCE_DIR} APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${header})
+  string(APPEND gpu_ops "#include \"${header}\"\n")
+  file(STRINGS ${CMAKE_SOURCE_DIR}/${header} declared REGEX "^WEFT_GPU_OP\\(")
+  foreach(line ${declared})
+    string(REGEX REPLACE "^WEFT_GPU_OP\\(([a-z0-9_]+),.*$" "\\1" op "${line}")
+    string(APPEND gpu_op_list " X(${op})")
+  endforeach()
+endforeach()
+file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/gpu_ops.h CONTENT "#pragma once\n${gpu_ops}${gpu_op_list}\n" @ONLY)
+
 # <weft/weft.h>, and <weft/tensor/tensor.h> and the like through links, in the build tree as in an installed package.
 file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/include/weft)
 foreach(room ${WEFT_ROOMS})
@@ -50,4 +66,5 @@ file(GENERATE OUTPUT ${CMAKE_BINARY_DIR}/include/weft/weft.h CONTENT "${umbrella
 file(GLOB WEFT_EXAMPLE_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/examples/*.cpp
      ${CMAKE_SOURCE_DIR}/examples/*/main.cpp)
 file(GLOB WEFT_TEST_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*_test.cpp)
+list(REMOVE_ITEM WEFT_TEST_SOURCES ${CMAKE_SOURCE_DIR}/tests/ops_test.cpp)  # a program of its own
 file(GLOB WEFT_BENCH_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/bench/*_bench.cpp)

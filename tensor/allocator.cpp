@@ -2,7 +2,9 @@
 
 #include <bit>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
+#include <unordered_map>
 #include <vector>
 
 #include <sys/mman.h>
@@ -60,7 +62,9 @@ class Allocator {
     if (limit_ > 0 && stats_.current_bytes + rounded > limit_) out_of_memory(bytes);
     auto& free_blocks = free_[static_cast<std::size_t>(size_class)];
     void* block = nullptr;
-    if (!free_blocks.empty()) {
+    if (guards_ > 0) [[unlikely]] {
+      block = guarded_block(bytes);
+    } else if (!free_blocks.empty()) {
       block = free_blocks.back();
       free_blocks.pop_back();
       stats_.cached_bytes -= rounded;
@@ -83,9 +87,10 @@ class Allocator {
   void free(void* block, std::int64_t bytes) noexcept {
     const int size_class = class_of(bytes);
     const std::int64_t rounded = class_bytes(size_class);
-    poison(block, rounded);
     const std::lock_guard lock(mutex_);
     stats_.current_bytes -= rounded;
+    if (!guarded_.empty() && free_guarded(block)) return;
+    poison(block, rounded);
     try {
       free_[static_cast<std::size_t>(size_class)].push_back(block);
       stats_.cached_bytes += rounded;
@@ -110,6 +115,16 @@ class Allocator {
   void set_limit(std::int64_t bytes) {
     const std::lock_guard lock(mutex_);
     limit_ = bytes;
+  }
+  void guard(int change) {
+    const std::lock_guard lock(mutex_);
+    guards_ += change;
+  }
+  std::int64_t overruns() {
+    const std::lock_guard lock(mutex_);
+    std::int64_t damaged = overruns_;
+    for (const auto& [block, bytes] : guarded_) damaged += intact(block, bytes) ? 0 : 1;
+    return damaged;
   }
 
  private:
@@ -138,6 +153,35 @@ class Allocator {
     stats_.cached_bytes = 0;
   }
 
+  // A block between two fences, each as wide as a block is aligned.
+  void* guarded_block(std::int64_t bytes) {
+    constexpr auto kFence = static_cast<std::int64_t>(kAlignmentBytes);
+    auto* whole = static_cast<std::byte*>(from_system((bytes + 2 * kFence + kFence - 1) / kFence * kFence));
+    if (whole == nullptr) out_of_memory(bytes);
+    std::memset(whole, kFenceMark, kAlignmentBytes);
+    std::memset(whole + kFence, 0xff, static_cast<std::size_t>(bytes));
+    std::memset(whole + kFence + bytes, kFenceMark, kAlignmentBytes);
+    guarded_.emplace(whole + kFence, bytes);
+    ++stats_.system_allocations;
+    return whole + kFence;
+  }
+  static bool intact(const void* block, std::int64_t bytes) {
+    const auto* at = static_cast<const unsigned char*>(block);
+    for (std::size_t i = 1; i <= kAlignmentBytes; ++i)
+      if (at[-static_cast<std::ptrdiff_t>(i)] != kFenceMark ||
+          at[static_cast<std::size_t>(bytes) + i - 1] != kFenceMark)
+        return false;
+    return true;
+  }
+  bool free_guarded(void* block) noexcept {
+    const auto found = guarded_.find(block);
+    if (found == guarded_.end()) return false;
+    overruns_ += intact(block, found->second) ? 0 : 1;
+    guarded_.erase(found);
+    std::free(static_cast<std::byte*>(block) - kAlignmentBytes);
+    return true;
+  }
+
   [[noreturn]] void out_of_memory(std::int64_t bytes) const {
     throw OutOfMemory(
         fmt::format("[allocator] out of memory: {} bytes asked for while {} bytes are in use{}", bytes,
@@ -149,6 +193,11 @@ class Allocator {
   std::vector<void*> free_[kClasses + 1];
   MemoryStats stats_;
   std::int64_t limit_ = 0;
+
+  static constexpr int kFenceMark = 0xa5;
+  int guards_ = 0;                                   // MemoryGuards that live
+  std::unordered_map<void*, std::int64_t> guarded_;  // blocks between fences, and their bytes
+  std::int64_t overruns_ = 0;                        // of those that were freed
 };
 
 // Never destroyed: tensors in static objects may be freed after any other static object is gone.
@@ -171,5 +220,8 @@ MemoryStats cpu_memory_stats() { return allocator().stats(); }
 void reset_peak_bytes() { allocator().reset_peak(); }
 void release_cached_memory() { allocator().release(); }
 void set_memory_limit(std::int64_t bytes) { allocator().set_limit(bytes); }
+MemoryGuard::MemoryGuard() { allocator().guard(1); }
+MemoryGuard::~MemoryGuard() { allocator().guard(-1); }
+std::int64_t MemoryGuard::overruns() { return allocator().overruns(); }
 
 }  // namespace weft

@@ -30,4 +30,16 @@ void release_cached_memory();
 /// staying within a budget.
 void set_memory_limit(std::int64_t bytes);
 
+/// For tests: while one lives, every new block of any thread is fresh, filled with 0xff (a NaN in each float type) and
+/// fenced on both sides, so that an element that was left out and a write beyond an end show.
+class MemoryGuard {
+ public:
+  MemoryGuard();
+  ~MemoryGuard();
+  MemoryGuard(const MemoryGuard&) = delete;
+  MemoryGuard& operator=(const MemoryGuard&) = delete;
+  /// Guarded blocks with a damaged fence, freed or not, since the process started.
+  static std::int64_t overruns();
+};
+
 }  // namespace weft

@@ -6,16 +6,7 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/adamw.h"
-#include "kernels/batch_norm.h"
-#include "kernels/copy.h"
-#include "kernels/cross_entropy.h"
-#include "kernels/elementwise.h"
-#include "kernels/grad_norm.h"
-#include "kernels/layer_norm.h"
-#include "kernels/linear.h"
-#include "kernels/reduce.h"
-#include "kernels/sgd.h"
+#include "generated/gpu_ops.h"
 
 namespace weft::kernels {
 namespace {
@@ -26,29 +17,8 @@ std::set<std::string> rows() {
   const auto add = [&](const char* op, auto variants) {
     for (const auto& variant : variants) all.insert("| " + std::string(op) + " | " + variant.name + " |");
   };
-#define WEFT_ADD(op) add(#op, simt::op##_variants())
-  WEFT_ADD(adamw);
-  WEFT_ADD(argmax);
-  WEFT_ADD(batch_norm_backward);
-  WEFT_ADD(batch_norm_forward);
-  WEFT_ADD(binary);
-  WEFT_ADD(copy);
-  WEFT_ADD(cross_entropy_backward);
-  WEFT_ADD(cross_entropy_forward);
-  WEFT_ADD(fill);
-  WEFT_ADD(grad_norm);
-  WEFT_ADD(layer_norm_backward);
-  WEFT_ADD(layer_norm_forward);
-  WEFT_ADD(linear_backward_bias);
-  WEFT_ADD(linear_backward_input);
-  WEFT_ADD(linear_backward_weight);
-  WEFT_ADD(linear_forward);
-  WEFT_ADD(relu_backward);
-  WEFT_ADD(relu_forward);
-  WEFT_ADD(scale);
-  WEFT_ADD(sgd);
-  WEFT_ADD(sum);
-  WEFT_ADD(unary);
+#define WEFT_ADD(op) add(#op, simt::op##_variants());
+  WEFT_FOR_EACH_GPU_OP(WEFT_ADD)
 #undef WEFT_ADD
   // What only cuda has.
   for (const char* op : {"linear_forward", "linear_backward_input", "linear_backward_weight"})

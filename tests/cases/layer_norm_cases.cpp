@@ -1,0 +1,71 @@
+#include <cmath>
+
+#include "autograd/layer_norm.h"
+#include "cases/op_case.h"
+
+namespace weft::cases {
+namespace {
+
+Sample sample(std::string name, Kind kind, const Shape& shape, double mean, double spread, bool gamma, bool beta) {
+  const std::int64_t channels = shape.back();
+  const auto rows = static_cast<double>(shape.numel() / channels);
+  // Of a row without spread nothing but rounding is left of dx: 1 / sqrt(eps) times the difference of equal terms.
+  const double scale = channels == 1 || spread == 0 ? 316 : 0;
+  std::vector<Input> inputs{with_scale(normal(shape, mean, spread), scale)};
+  if (gamma) inputs.push_back(with_scale(with_terms(normal({channels}, 1, 0.5), rows), scale));
+  if (beta) inputs.push_back(with_terms(normal({channels}), rows));
+  const auto with = [=](auto f) {
+    return [=](const Tensors& x) { return f(x[0], gamma ? x[1] : Tensor(), beta ? x[gamma ? 2 : 1] : Tensor(), 1e-5); };
+  };
+  return {.name = std::move(name),
+          .kind = kind,
+          .inputs = std::move(inputs),
+          .call = with(
+              [](const Tensor& x, const Tensor& g, const Tensor& b, double eps) { return layer_norm(x, g, b, eps); }),
+          .reference = with([](const Tensor& x, const Tensor& g, const Tensor& b, double eps) {
+            return layer_norm_composite(x, g, b, eps);
+          }),
+          .terms = static_cast<double>(channels),
+          // dx is a difference of terms of the size of rstd * g, which two projections make smaller.
+          .amplification = 4,
+          .reference_amplification = 1 + std::fabs(mean)};  // it subtracts a mean that is rounded
+}
+
+Workload workload(const Extents& e, double bytes) {
+  const auto r = static_cast<double>(e[0]), c = static_cast<double>(e[1]);
+  return {.inputs = {normal({e[0], e[1]}), normal({e[1]}, 1, 0.5), normal({e[1]})},
+          .call = [](const Tensors& x) { return layer_norm(x[0], x[1], x[2]); },
+          .forward = {.bytes = r * c * 2 * bytes + r * 8 + c * 2 * bytes, .flops = 8 * r * c},
+          .backward = {.bytes = r * c * 3 * bytes + r * 8 + c * 3 * bytes, .flops = 12 * r * c}};
+}
+
+}  // namespace
+
+std::vector<OpCase> layer_norm_cases() {
+  OpCase c{.op = "layer_norm", .stem = "layer_norm", .tier = Tier::mission, .functions = {"layer_norm"}};
+  c.samples = {
+      sample("R=3 C=8", Kind::usual, {3, 8}, 0, 1, true, true),
+      sample("no gamma, no beta", Kind::usual, {4, 6}, 0, 1, false, false),
+      sample("gamma alone", Kind::usual, {4, 6}, 0, 1, true, false),
+      sample("beta alone", Kind::usual, {4, 6}, 0, 1, false, true),
+      sample("three leading dimensions", Kind::odd, {2, 3, 2, 5}, 1, 2, true, true),
+      sample("R=0", Kind::empty, {0, 8}, 0, 1, true, true),
+      sample("R=1 C=1", Kind::one, {1, 1}, 3, 1, true, true),
+      sample("R=5 C=33", Kind::odd, {5, 33}, 10, 1, true, true),
+      sample("R=70 C=257", Kind::large, {70, 257}, 0, 1, true, true),
+      sample("mean 1e6", Kind::huge_mean, {5, 64}, 1e6, 1, true, true),
+      sample("constant rows", Kind::extreme, {3, 16}, 7, 0, true, true),
+  };
+  c.families = {{.extents = {"R", "C"},
+                 .make = workload,
+                 .timed = {{128, 512}, {2048, 768}, {8192, 1024}},
+                 .counted = {{16384, 256}}},
+                {.suffix = "_wide",
+                 .extents = {"R", "C"},
+                 .make = workload,
+                 .counted = {{256, 1024}},
+                 .passes = Family::Passes::forward}};  // so few rows leave partial sums of a third of the floor
+  return {c};
+}
+
+}  // namespace weft::cases

@@ -1,0 +1,110 @@
+// Every operation's declarative case through every check, on every device.
+//   weft_op_tests --matrix    prints docs/ops.md
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <ostream>
+
+#include <gtest/gtest.h>
+
+#include "cases/op_case.h"
+#include "support/gpu.h"
+#include "support/op_checks.h"
+
+namespace weft {
+namespace {
+
+using cases::Kind;
+using cases::OpCase;
+using cases::Tier;
+
+struct Where {
+  const OpCase* op;
+  DeviceKind kind;
+  friend std::ostream& operator<<(std::ostream& out, const Where& where) {
+    return out << where.op->op << " on " << Device{where.kind, 0}.str();
+  }
+};
+
+class Op : public ::testing::TestWithParam<Where> {
+ protected:
+  void SetUp() override {
+    if (GetParam().kind != DeviceKind::cuda || cuda_status().usable) return;
+    if (std::getenv("WEFT_REQUIRE_CUDA") != nullptr) FAIL() << cuda_status().reason;
+    GTEST_SKIP() << cuda_status().reason;
+  }
+};
+
+TEST_P(Op, PassesEveryCheck) {
+  const Device device{GetParam().kind, 0};
+  int ran = 0;
+  for (const test::Planned& planned : test::planned_checks(*GetParam().op, device.kind)) {
+    if (!planned.skip_reason.empty()) continue;
+    test::run_check(*GetParam().op, device, planned);
+    ++ran;
+    if (HasFatalFailure()) break;
+  }
+  EXPECT_GT(ran, 0) << "no check applies";
+}
+
+std::vector<Where> everywhere() {
+  std::vector<Where> all;
+  for (const OpCase& c : cases::all_cases()) {
+    all.push_back({&c, DeviceKind::cpu});
+    all.push_back({&c, DeviceKind::simt});
+#if defined(WEFT_CUDA)
+    all.push_back({&c, DeviceKind::cuda});
+#endif
+  }
+  return all;
+}
+
+std::string name_of(const ::testing::TestParamInfo<Where>& info) {
+  return info.param.op->op + "_" + Device{info.param.kind, 0}.str();
+}
+INSTANTIATE_TEST_SUITE_P(Operations, Op, ::testing::ValuesIn(everywhere()), name_of);
+
+TEST(OpCases, HaveTheKindsOfSamplesThatTheirTierAsksFor) {
+  for (const OpCase& c : cases::all_cases()) {
+    const auto has = [&](Kind kind) {
+      return std::any_of(c.samples.begin(), c.samples.end(), [&](const auto& s) { return s.kind == kind; });
+    };
+    const auto excused = [&](const std::string& what) {
+      return std::any_of(c.skips.begin(), c.skips.end(), [&](const auto& s) { return s.check == what; });
+    };
+    const std::pair<Kind, const char*> kinds[] = {
+        {Kind::empty, "empty"}, {Kind::one, "one"}, {Kind::odd, "odd"}, {Kind::large, "large"}};
+    for (const auto& [kind, name] : kinds)
+      EXPECT_TRUE(has(kind) || excused(name)) << c.op << " has no sample of kind " << name;
+    if (c.tier != Tier::mission) continue;
+    EXPECT_TRUE(has(Kind::huge_mean) || excused("huge_mean")) << c.op << " has no sample of kind huge_mean";
+    EXPECT_TRUE(has(Kind::extreme) || excused("extreme")) << c.op << " has no sample of kind extreme";
+    EXPECT_TRUE(std::any_of(c.families.begin(), c.families.end(), [](const auto& f) { return !f.counted.empty(); }))
+        << c.op << " has no workload that is counted on the emulator";
+  }
+}
+
+TEST(OpCases, NamesAreUniqueAndSkipsHaveReasons) {
+  for (const OpCase& c : cases::all_cases()) {
+    for (std::size_t i = 0; i < c.samples.size(); ++i)
+      for (std::size_t j = 0; j < i; ++j) EXPECT_NE(c.samples[i].name, c.samples[j].name) << c.op;
+    for (const cases::Skip& skip : c.skips) EXPECT_GT(skip.reason.size(), 20u) << c.op << " skips " << skip.check;
+    EXPECT_FALSE(c.functions.empty()) << c.op;
+    EXPECT_TRUE(std::any_of(c.families.begin(), c.families.end(), [](const auto& f) { return !f.timed.empty(); }))
+        << c.op << " has no workload for the benchmark";
+    for (const auto& sample : c.samples)
+      EXPECT_TRUE(sample.reference || c.exact) << c.op << " " << sample.name << " has no reference";
+  }
+}
+
+}  // namespace
+}  // namespace weft
+
+int main(int argc, char** argv) {
+  if (argc == 2 && std::strcmp(argv[1], "--matrix") == 0) {
+    std::fputs(weft::test::matrix().c_str(), stdout);
+    return 0;
+  }
+  ::testing::InitGoogleTest(&argc, argv);
+  return RUN_ALL_TESTS();
+}
