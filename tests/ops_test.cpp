@@ -1,5 +1,6 @@
 // Every operation's declarative case through every check, on every device.
-//   weft_op_tests --matrix    prints docs/ops.md
+//   weft_op_tests --matrix       prints docs/ops.md
+//   weft_op_tests --stem NAME    prints the filter for the operations of kernels/NAME.* on the emulator
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -103,6 +104,11 @@ TEST(OpCases, NamesAreUniqueAndSkipsHaveReasons) {
 int main(int argc, char** argv) {
   if (argc == 2 && std::strcmp(argv[1], "--matrix") == 0) {
     std::fputs(weft::test::matrix().c_str(), stdout);
+    return 0;
+  }
+  if (argc == 3 && std::strcmp(argv[1], "--stem") == 0) {
+    for (const weft::cases::OpCase& c : weft::cases::all_cases())
+      if (c.stem == argv[2]) std::printf("Operations/*/%s_simt:", c.op.c_str());
     return 0;
   }
   ::testing::InitGoogleTest(&argc, argv);

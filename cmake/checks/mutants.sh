@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Seeded bugs: each patch in tests/mutants/<stem>/ breaks one kernel on purpose, and the op's GPU test must fail on the
-# emulator. docs/mutants.md holds the list with what caught each.
+# Seeded bugs: each patch in tests/mutants/<stem>/ breaks one kernel on purpose, and on the emulator the op's GPU test
+# (tests/<stem>_gpu_test.cpp, where there is one) or the checks of its declarative case must fail. Every kernels/*.cu has
+# such patches. docs/mutants.md holds the list with what caught each.
 #   mutants.sh BUILD [STEM...]            compiles and runs every mutant of a build of the preset dev; 1 when one survives
 #   mutants.sh --update BUILD             also writes docs/mutants.md
 #   mutants.sh --test BUILD               the same where WEFT_MUTANTS is set, else skipped (77)
@@ -31,6 +32,8 @@ root=$PWD
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 library=$(find "$build" -maxdepth 2 -name libweft.a | head -n 1)
+cases=$build/tests/cases/libweft_cases.a
+op_tests=$build/tests/CMakeFiles/weft_op_tests.dir
 [[ -n $library ]] || { printf 'mutants: %s has no libweft.a\n' "$build" >&2; exit 2; }
 
 # compile_command FILE: how the build compiles the generated simt_<stem>.cpp, without input and output.
@@ -42,7 +45,7 @@ compile_command() {
 }
 
 # libraries: what the test program links besides the library.
-libraries=(-lgtest -lgtest_main -lfmt -lz -pthread)
+libraries=(-lgtest -lfmt -lz -pthread)
 grep -q 'DWEFT_ONEDNN' "$build/compile_commands.json" && libraries+=(-ldnnl -fopenmp)
 if grep -q 'DWEFT_CUDA ' "$build/compile_commands.json"; then
   runtime=$(sed -n 's/^CUDA_cudart_static_LIBRARY:[^=]*=//p' "$build/CMakeCache.txt")
@@ -78,18 +81,38 @@ try_mutant() {
     fi
     objects+=("$folder/$file.o")
   done
-  if ! g++ "${objects[@]}" "$build/tests/CMakeFiles/weft_tests.dir/${stem}_gpu_test.cpp.o" "$library" \
-    "${libraries[@]}" -o "$folder/test" >"$log" 2>&1; then
-    printf 'broken|it does not link: %s\n' "$(grep -m 1 -E 'error|undefined|multiple' "$log")" >"$result"
-    return
-  fi
-  (cd "$root" && timeout 300 "$folder/test" --gtest_filter='*simt*' --gtest_brief=1 --gtest_fail_fast) >"$log" 2>&1 || status=$?
-  local first
-  first=$(sed -n 's/^\[  FAILED  \] \(Devices\/\)\{0,1\}\([A-Za-z0-9_.]*\).*/\2/p' "$log" | head -n 1)
-  if ((status == 0)); then
+  # The op's own test first, which tells more; then the checks that every case goes through.
+  local first='' how=survived test filter
+  local own=$build/tests/CMakeFiles/weft_tests.dir/${stem}_gpu_test.cpp.o
+  for test in own case; do
+    if [[ $test == own ]]; then
+      [[ -f $own ]] || continue
+      filter='*simt*'
+      g++ "${objects[@]}" "$own" "$library" "${libraries[@]}" -lgtest_main -o "$folder/test" >"$log" 2>&1 || how=broken
+    else
+      filter=$("$build/bin/weft_op_tests" --stem "$stem")
+      [[ -n $filter ]] || continue
+      g++ "${objects[@]}" "$op_tests/ops_test.cpp.o" "$op_tests/support/op_checks.cpp.o" "$cases" "$library" \
+        "${libraries[@]}" -o "$folder/test" >"$log" 2>&1 || how=broken
+    fi
+    if [[ $how == broken ]]; then
+      printf 'broken|it does not link: %s\n' "$(grep -m 1 -E 'error|undefined|multiple' "$log")" >"$result"
+      rm -rf "$folder"
+      return
+    fi
+    status=0
+    (cd "$root" && timeout 300 "$folder/test" --gtest_filter="$filter" --gtest_brief=1 --gtest_fail_fast) >"$log" 2>&1 || status=$?
+    ((status)) || continue
+    how=caught
+    first=$(sed -n 's/^\[  FAILED  \] \(Devices\/\|Operations\/\)\{0,1\}\([A-Za-z0-9_.\/]*\).*/\2/p' "$log" | head -n 1)
+    if [[ $test == case ]]; then # which check of which sample
+      first=$(sed -n 's/^.*op_checks.cpp:[0-9]*: \(.*\)$/\1/p' "$log" | grep -m 1 ' on simt: ' || printf '%s' "$first")
+    fi
+    ((status != 124)) || first='it does not end'
+    break
+  done
+  if [[ $how == survived ]]; then
     printf 'survived|\n' >"$result"
-  elif ((status == 124)); then
-    printf 'caught|it does not end\n' >"$result"
   else
     printf 'caught|%s\n' "${first:-crash, status $status}" >"$result"
   fi
@@ -104,6 +127,14 @@ if (($#)); then
     [[ $wanted != *" $(basename "$(dirname "$patch")") "* ]] || kept+=("$patch")
   done
   patches=("${kept[@]}")
+fi
+# A kernel without a seeded bug: nobody knows whether its tests can fail.
+if (($# == 0)); then
+  for source in kernels/*.cu; do
+    stem=$(basename "$source" .cu)
+    [[ -f kernels/$stem.h ]] || continue # a second file of an op
+    compgen -G "tests/mutants/$stem/*.patch" >/dev/null || { printf 'mutants: %s has no seeded bug in tests/mutants/%s\n' "$source" "$stem" >&2; exit 1; }
+  done
 fi
 ((${#patches[@]})) || { printf 'mutants: no patches in tests/mutants\n' >&2; exit 1; }
 
@@ -123,7 +154,7 @@ bad=0
 # Seeded bugs, and what catches them
 
 Each patch in `tests/mutants/` breaks a kernel on purpose. `cmake/checks/mutants.sh`, one of the tests, compiles every
-broken kernel for the emulator and demands that the op's test fails. Written by `cmake/checks/mutants.sh --update build/dev`.
+broken kernel for the emulator and demands that the op's own test, or the checks of its case ([ops.md](ops.md)), fail. Written by `cmake/checks/mutants.sh --update build/dev`.
 
 | op | mutant | what is broken | caught by |
 |---|---|---|---|
