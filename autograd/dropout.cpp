@@ -17,7 +17,7 @@ struct Mask {
   std::uint32_t stream = 0;
   double p = 0;
   std::int64_t rows = 0, channels = 0, tokens = 1;
-  Tensor update, sample_ids, positions;  // contiguous; positions may be undefined
+  Tensor update = {}, sample_ids = {}, positions = {};  // contiguous; positions may be undefined
 };
 
 Tensor apply(const Mask& mask, const Tensor& x) {

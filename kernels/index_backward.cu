@@ -1,6 +1,6 @@
 // Adding rows up by index without float atomics: sort the positions by key, then add each key's rows in order.
 //   Sort:    least significant digit first, 8 bits per pass, tiles of 2048 positions. "count": a tile's digits, by integer
-//            atomics in shared memory. "scan": where each tile's share of a digit begins, a block per digit. "place": a
+//            atomics in shared memory. "scan": where each tile's share of a digit begins, a warp per digit. "place": a
 //            position's rank among the equal digits before it, from the lanes of its warp (match), the warps before, and the
 //            rounds before: stable whatever the order of threads.
 //   Add:     a team of 1 to 32 lanes (as many as a row has vectors) per key and strip of columns. Lists of over 256
@@ -56,26 +56,14 @@ WEFT_DEVICE int bits_set(unsigned mask) {
 #endif
 }
 
-/// Sum over the threads before this one; `total` of all. `scratch` holds kWarps elements and may be used again after the
-/// next barrier.
-WEFT_DEVICE std::int32_t sum_before(std::int32_t value, Shared<std::int32_t> scratch, std::int32_t& total) {
-  std::int32_t inclusive = value;
+/// Sum over the lanes up to this one.
+WEFT_DEVICE std::int32_t sum_up_to(std::int32_t value) {
   WEFT_UNROLL
   for (int step = 1; step < kWarpSize; step *= 2) {
-    const std::int32_t other = __shfl_up_sync(kFullWarp, inclusive, static_cast<unsigned>(step), kWarpSize);
-    if (lane_index() >= step) inclusive += other;
+    const std::int32_t other = __shfl_up_sync(kFullWarp, value, static_cast<unsigned>(step), kWarpSize);
+    if (lane_index() >= step) value += other;
   }
-  if (lane_index() == kWarpSize - 1) scratch[warp_index()] = inclusive;
-  __syncthreads();
-  std::int32_t before = inclusive - value;
-  total = 0;
-  WEFT_UNROLL
-  for (int warp = 0; warp < kWarps; ++warp) {
-    const std::int32_t sum = scratch[warp];
-    if (warp < warp_index()) before += sum;
-    total += sum;
-  }
-  return before;
+  return value;
 }
 
 WEFT_KERNEL __launch_bounds__(kThreads) count_kernel(Pass pass) {
@@ -93,30 +81,35 @@ WEFT_KERNEL __launch_bounds__(kThreads) count_kernel(Pass pass) {
 }
 
 WEFT_KERNEL __launch_bounds__(kThreads) scan_kernel(Pass pass) {
-  WEFT_SHARED(std::int32_t, scratch, kWarps);
-  std::int32_t* const starts = pass.starts + static_cast<std::int64_t>(blockIdx.x) * pass.tiles;
+  const int digit = static_cast<int>(blockIdx.x) * kWarps + warp_index();
+  std::int32_t* const starts = pass.starts + static_cast<std::int64_t>(digit) * pass.tiles;
   std::int32_t carry = 0;
-  for (std::int32_t first = 0; first < pass.tiles; first += kThreads) {
-    const std::int32_t tile = first + static_cast<std::int32_t>(threadIdx.x);
+  for (std::int32_t first = 0; first < pass.tiles; first += kWarpSize) {
+    const std::int32_t tile = first + lane_index();
     const std::int32_t value = tile < pass.tiles ? load_one(starts + tile) : 0;
-    std::int32_t total;
-    const std::int32_t before = sum_before(value, scratch, total);
-    if (tile < pass.tiles) store_one(starts + tile, carry + before);
-    carry += total;
-    __syncthreads();
+    const std::int32_t up_to = sum_up_to(value);
+    if (tile < pass.tiles) store_one(starts + tile, carry + up_to - value);
+    carry += __shfl_sync(kFullWarp, up_to, kWarpSize - 1, kWarpSize);
   }
-  if (threadIdx.x == 0) store_one(pass.totals + blockIdx.x, carry);
+  if (lane_index() == 0) store_one(pass.totals + digit, carry);
 }
 
 WEFT_KERNEL __launch_bounds__(kThreads) place_kernel(Pass pass) {
-  WEFT_SHARED(std::int32_t, scratch, kWarps);
+  WEFT_SHARED(std::int32_t, warp_totals, kWarps);
   WEFT_SHARED(std::int32_t, places, kWarps * kDigits);  // of each warp: counts of a round, then where they go
   const int t = static_cast<int>(threadIdx.x), warp = warp_index();
-  std::int32_t unused;
-  std::int32_t next = sum_before(load_one(pass.totals + t), scratch, unused) +
-                      load_one(pass.starts + static_cast<std::int64_t>(t) * pass.tiles + blockIdx.x);  // of digit t
+  // Where this tile's share of digit t goes: behind all smaller digits, and those of the tiles before.
+  const std::int32_t total = load_one(pass.totals + t), up_to = sum_up_to(total);
+  if (lane_index() == kWarpSize - 1) warp_totals[warp] = up_to;
+  __syncthreads();
+  std::int32_t next = up_to - total + load_one(pass.starts + static_cast<std::int64_t>(t) * pass.tiles + blockIdx.x);
+  WEFT_UNROLL
+  for (int w = 0; w < kWarps; ++w)
+    if (w < warp) next += warp_totals[w];
+  const std::int64_t left = pass.count - static_cast<std::int64_t>(blockIdx.x) * kTile;
+  const int rounds = static_cast<int>(ceil_div<std::int64_t>(smaller<std::int64_t>(left, kTile), kThreads));
   WEFT_NO_UNROLL
-  for (int round = 0; round < kRounds; ++round) {
+  for (int round = 0; round < rounds; ++round) {
     WEFT_UNROLL
     for (int w = 0; w < kWarps; ++w) places[w * kDigits + t] = 0;
     __syncthreads();
@@ -182,7 +175,8 @@ void radix_run(const Stream& stream, const IndexSort& args) {
     const Operand sums{"totals", totals, kDigits * 4, OperandKind::workspace};
     launch(stream, {.name = "index_sort_count", .grid = {tiles}, .block = {kThreads}, .operands = {from, starts}},
            count_kernel, pass);
-    launch(stream, {.name = "index_sort_scan", .grid = {kDigits}, .block = {kThreads}, .operands = {starts, sums}},
+    launch(stream,
+           {.name = "index_sort_scan", .grid = {kDigits / kWarps}, .block = {kThreads}, .operands = {starts, sums}},
            scan_kernel, pass);
     launch(stream,
            {.name = "index_sort_place",
