@@ -15,7 +15,7 @@ Embedding::Embedding(std::int64_t num_embeddings, std::int64_t embedding_dim, Em
     require<OptionError>(*padding_idx >= 0 && *padding_idx < num_embeddings, op,
                          "padding_idx must be in [0, {}) but is {}", num_embeddings, *padding_idx);
   const Tensor table = Tensor::empty({num_embeddings, embedding_dim}, options.dtype);
-  normal_(table);
+  init::normal_(table);
   if (padding_idx) fill_(table.select(0, *padding_idx), 0);
   weight = parameter(table);
 }

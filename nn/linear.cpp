@@ -9,10 +9,10 @@ Linear::Linear(std::int64_t in, std::int64_t out, LinearOptions options) {
   require<ShapeError>(in >= 1 && out >= 1, "linear", "needs at least one input and one output but has {} and {}", in,
                       out);
   weight = parameter(Tensor::empty({out, in}, options.dtype));
-  uniform_(weight, default_bound(in));
+  init::default_(weight, in);
   if (options.bias) {
     bias = parameter(Tensor::empty({out}, options.dtype));
-    uniform_(bias, default_bound(in));
+    init::default_(bias, in);
   }
 }
 
