@@ -1,4 +1,4 @@
-// CPU kernel: eight Philox blocks at a time, side by side in the 64-bit lanes of two vectors per word.
+// CPU kernel: sixteen Philox blocks at a time, side by side in the 64-bit lanes of two vectors for each of the four words.
 #include "kernels/dropout.h"
 
 #include <algorithm>
@@ -11,11 +11,11 @@ namespace {
 
 constexpr std::int64_t kChunkElems = 16384;  // work of one chunk
 
-typedef std::uint64_t Words __attribute__((vector_size(64)));  // 32-bit numbers in 64-bit lanes
+typedef std::uint64_t Words __attribute__((vector_size(64)));  // numbers in the lower halves of 64-bit lanes
 typedef std::uint32_t Bits __attribute__((vector_size(64)));
-constexpr int kBlocks = 8;  // lanes of Words: 32 random numbers
+constexpr int kBlocks = 8;  // lanes of Words
 
-// The product of the lower halves of the lanes.
+// The product of the lower halves of the lanes; the upper ones may hold anything.
 Words multiply(Words a, std::uint32_t b) {
 #if defined(__AVX512F__)
   const __m512i factor = _mm512_set1_epi64(b);
@@ -28,7 +28,7 @@ Words multiply(Words a, std::uint32_t b) {
   const auto x = std::bit_cast<Halves>(a);
   return std::bit_cast<Words>(Halves{_mm256_mul_epu32(x.low, factor), _mm256_mul_epu32(x.high, factor)});
 #else
-  return a * (Words{} + b);
+  return (a & 0xffffffffu) * (Words{} + b);
 #endif
 }
 
@@ -55,36 +55,58 @@ struct RowKey {
   std::uint32_t position;
 };
 
-// The numbers of elements 4 * block ... 4 * block + 31 of a row, in order.
-void draw(const RowKey& row, std::uint32_t block, Bits (&bits)[2]) {
-  constexpr std::uint64_t kLow = 0xffffffffu;
-  constexpr Words kLane = {0, 1, 2, 3, 4, 5, 6, 7};
-  Words c0 = Words{} + (row.id & kLow), c1 = Words{} + (row.id >> 32), c2 = (kLane + block) & kLow,
-        c3 = Words{} + std::uint64_t{row.position};
+// Eight blocks on their way through the rounds.
+struct Set {
+  Words c0, c1, c2, c3;
+
+  Set(const RowKey& row, std::uint32_t block) {
+    constexpr Words kLane = {0, 1, 2, 3, 4, 5, 6, 7};
+    c0 = Words{} + row.id;
+    c1 = Words{} + (row.id >> 32);
+    c2 = kLane + block;
+    c3 = Words{} + std::uint64_t{row.position};
+  }
+  void round(Words key0, Words key1) {
+    const Words p0 = multiply(c0, kPhiloxM0), p1 = multiply(c2, kPhiloxM1);
+    c0 = (p1 >> 32) ^ c1 ^ key0;
+    c1 = p1;
+    c2 = (p0 >> 32) ^ c3 ^ key1;
+    c3 = p0;
+  }
+  void finish(Bits& low, Bits& high) const {
+    constexpr std::uint64_t kLow = 0xffffffffu;
+    const Words first = (c0 & kLow) | (c1 << 32), second = (c2 & kLow) | (c3 << 32);
+    low = std::bit_cast<Bits>(interleave_low(first, second));
+    high = std::bit_cast<Bits>(interleave_high(first, second));
+  }
+};
+
+// The numbers of elements 4 * block ... 4 * block + 63 of a row, in order. Two sets at a time: a round waits for a product,
+// which takes longer than everything else in it.
+void draw(const RowKey& row, std::uint32_t block, Bits (&bits)[4]) {
+  Set a(row, block), b(row, block + kBlocks);
   std::uint32_t k0 = static_cast<std::uint32_t>(row.key), k1 = static_cast<std::uint32_t>(row.key >> 32);
   for (int round = 0; round < kPhiloxRounds; ++round) {
-    const Words p0 = multiply(c0, kPhiloxM0), p1 = multiply(c2, kPhiloxM1);
-    c0 = (p1 >> 32) ^ c1 ^ std::uint64_t{k0};
-    c1 = p1 & kLow;
-    c2 = (p0 >> 32) ^ c3 ^ std::uint64_t{k1};
-    c3 = p0 & kLow;
+    const Words key0 = Words{} + std::uint64_t{k0}, key1 = Words{} + std::uint64_t{k1};
+    a.round(key0, key1);
+    b.round(key0, key1);
     k0 += kPhiloxW0;
     k1 += kPhiloxW1;
   }
-  const Words first = c0 | (c1 << 32), second = c2 | (c3 << 32);
-  bits[0] = std::bit_cast<Bits>(interleave_low(first, second));
-  bits[1] = std::bit_cast<Bits>(interleave_high(first, second));
+  a.finish(bits[0], bits[1]);
+  b.finish(bits[2], bits[3]);
 }
 
-// Elements [begin, end) of a row; begin is a multiple of 32.
+// Elements [begin, end) of a row; begin is a multiple of kDrawn.
+constexpr std::int64_t kDrawn = 8 * kBlocks;
 template <class S>
 void mask_row(const Dropout& args, const RowKey& row, const S* in, S* out, std::int64_t begin, std::int64_t end) {
   using C = compute_t<S>;
   const C scale = static_cast<C>(args.scale);
-  for (std::int64_t c = begin; c < end; c += 4 * kBlocks) {
-    Bits bits[2];
+  for (std::int64_t c = begin; c < end; c += kDrawn) {
+    Bits bits[4];
     draw(row, static_cast<std::uint32_t>(c / 4), bits);
-    const std::int64_t count = std::min<std::int64_t>(end - c, 4 * kBlocks);
+    const std::int64_t count = std::min(end - c, kDrawn);
     if constexpr (std::is_same_v<C, float>) {
       const simd::Vec<float> factor = simd::broadcast(scale);
       simd::for_each_vector<float>(count, [&](std::int64_t i, auto width) {

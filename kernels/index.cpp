@@ -178,6 +178,12 @@ void add_all(const IndexAdd& args, std::int64_t o) {
           std::memset(static_cast<void*>(row), 0, static_cast<std::size_t>(args.inner) * sizeof(S));
         continue;
       }
+      if (args.inner == 1 && !run.is_long()) {  // gather's gradient, scatter_add: no vectors to speak of
+        C total = 0;
+        for (std::int64_t j = run.begin; j < run.end; ++j) total += static_cast<C>(source[args.order[j]]);
+        *row = static_cast<S>(args.mode == Accumulate::add ? static_cast<C>(*row) + total : total);
+        continue;
+      }
       std::fill(sum.begin(), sum.end(), C(0));
       if (run.is_long()) {
         for (std::int64_t piece = run.begin / kIndexPiece; piece * kIndexPiece < run.end; ++piece) {
