@@ -130,7 +130,8 @@ constexpr Variant<IndexSelect> kSelectVariants[] = {
 // --- gather --------------------------------------------------------------------------------------------------------
 
 struct Gathered {
-  std::int64_t index_stride, extent, start;  // start: position of the piece's first element
+  std::int64_t index_stride, extent;
+  std::int64_t start, base;  // of the piece: position of its first element, and where it begins in `in`
   StatusCode code;
   DeviceStatus* status;
 };
@@ -147,7 +148,7 @@ WEFT_KERNEL __launch_bounds__(kThreads) gather_kernel(const T* in, const std::in
     const std::int64_t found = load_one<Cache::streaming>(index + e);
     std::int64_t at[2];
     layout.offsets(e, at);
-    from[k] = at[1] + found * args.index_stride;
+    from[k] = args.base + at[1] + found * args.index_stride;
     if (found >= 0 && found < args.extent) continue;
     report(args.status, args.code, args.start + e, found, args.extent);
     from[k] = -1;
@@ -181,9 +182,15 @@ void gather_elements(const Stream& stream, const Gather& args, T* out) {
             .operands = {{"in", args.in, args.in != nullptr ? (last + 1) * bytes : 0},
                          {"index", args.index + start, piece.count * 8},
                          {"out", out + start, piece.count * bytes}}},
-           gather_kernel<T>, args.in != nullptr ? static_cast<const T*>(args.in) + piece.starts[1] : nullptr,
-           args.index + start, out + start, static_cast<std::uint32_t>(piece.count),
-           Gathered{args.index_stride, args.extent, start, args.code, args.status}, StridedIndex<2>(piece, 1));
+           gather_kernel<T>, static_cast<const T*>(args.in), args.index + start, out + start,
+           static_cast<std::uint32_t>(piece.count),
+           Gathered{.index_stride = args.index_stride,
+                    .extent = args.extent,
+                    .start = start,
+                    .base = piece.starts[1],
+                    .code = args.code,
+                    .status = args.status},
+           StridedIndex<2>(piece, 1));
   });
 }
 
@@ -191,11 +198,7 @@ bool all_elements(const Gather&) { return true; }
 
 void elements_run(const Stream& stream, const Gather& args) {
   if (args.shape.numel() == 0) return;
-  if (args.in == nullptr) {
-    require<ShapeError>(args.shape.numel() <= kMostPerLaunch, "gather", "at most {} keys at a time, not {}",
-                        kMostPerLaunch, args.shape.numel());
-    return gather_elements(stream, args, reinterpret_cast<std::uint32_t*>(args.keys));
-  }
+  if (args.in == nullptr) return gather_elements(stream, args, reinterpret_cast<std::uint32_t*>(args.keys));
   switch (element_bytes(args.dtype)) {
     case 1: return gather_elements(stream, args, static_cast<std::uint8_t*>(args.out));
     case 2: return gather_elements(stream, args, static_cast<std::uint16_t*>(args.out));

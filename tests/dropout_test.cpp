@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "autograd/elementwise.h"
 #include "autograd/engine.h"
 #include "autograd/factories.h"
 #include "autograd/layout.h"
@@ -15,6 +16,7 @@
 #include "nn/dropout.h"
 #include "nn/init.h"
 #include "nn/linear.h"
+#include "nn/sequential.h"
 #include "support/compare.h"
 #include "support/devices.h"
 
@@ -203,6 +205,26 @@ TEST_P(DropoutOn, MayWriteOverItsInput) {
                                 .out = x.raw_data()});
     EXPECT_TRUE(bitwise_equal(back(x), back(y)));
   }
+}
+
+// The gradient of a batch is the sum of its micro-batches' gradients, however it is cut.
+TEST_P(DropoutOn, MicroBatchesGiveTheGradientOfTheBatch) {
+  const Ids ids{9, 4, 7, 1};
+  const Tensor x = here(randn({4, 6}, 1));
+  const auto gradient = [&](std::int64_t rows) {
+    nn::manual_seed(2);
+    nn::Sequential model{nn::Linear{6, 40}, nn::Dropout{0.4}, nn::Linear{40, 2}, nn::Dropout{0.1}};
+    nn::to(model, device());
+    for (std::int64_t row = 0; row < 4; row += rows) {
+      const StepScope scope(step(Ids(ids.begin() + row, ids.begin() + row + rows)));
+      const Tensor y = model(x.slice(0, row, row + rows));
+      backward(sum(y * y));
+    }
+    return values(back(grad(model.parameters()[0])));
+  };
+  const std::vector<double> whole = gradient(4);
+  EXPECT_LT(test::relative_error(gradient(1), whole), 1e-6);
+  EXPECT_LT(test::relative_error(gradient(2), whole), 1e-6);
 }
 
 // --- errors --------------------------------------------------------------------------------------------------------------
