@@ -32,7 +32,8 @@ void check_countable(const char* op, std::int64_t elements, const char* what) {
 
 // --- sums by index ---------------------------------------------------------------------------------------------------
 
-// Where the sums go and what they are of: rows [outer, count, inner] of `source` to rows [outer, extent, inner] of `out`.
+// Where the sums go and what they are of: rows [outer, count, inner] of `source` to rows [outer, extent, inner] of
+// `out`.
 struct Sums {
   const char* op;
   std::int64_t outer, extent, count, inner;
@@ -71,7 +72,7 @@ void add_by_index(const Sums& sums, const std::int64_t* indices, const std::int3
                               .partials = partials.raw_data()});
 }
 
-// --- index_select and embedding ----------------------------------------------------------------------------------------
+// --- index_select and embedding -------------------------------------------------------------------------------------
 
 // A shape seen as [outer, extent of dim, inner].
 struct Around {
@@ -136,7 +137,7 @@ Tensor select(const char* op, StatusCode code, const Tensor& x_, int dim, const 
   return y;
 }
 
-// --- gather and scatter_add ---------------------------------------------------------------------------------------------
+// --- gather and scatter_add -----------------------------------------------------------------------------------------
 
 void check_index_shape(const char* op, const Shape& index, const Shape& x, int dim, const char* name) {
   bool fits = index.rank() == x.rank();

@@ -27,8 +27,8 @@ inline Tensor concat(std::initializer_list<Tensor> tensors, int dim = 0) {
 ///   y[..., n, ...] = x_n[..., ...]
 /// Shapes:   N tensors of one shape of rank r -> y of rank r + 1 with extent N at `dim`.
 /// Params:   dim in [-(r + 1), r].
-/// Errors:   Error "[stack] needs at least one tensor"; ShapeError "[stack] tensor 1 must have shape [2, 3] like tensor 0
-///           but has [3, 2]"; DeviceError.
+/// Errors:   Error "[stack] needs at least one tensor"; ShapeError "[stack] tensor 1 must have shape [2, 3] like tensor
+///           0 but has [3, 2]"; DeviceError.
 /// The rest: as concat.
 Tensor stack(std::span<const Tensor> tensors, int dim = 0);
 inline Tensor stack(std::initializer_list<Tensor> tensors, int dim = 0) {
@@ -43,8 +43,8 @@ inline Tensor stack(std::initializer_list<Tensor> tensors, int dim = 0) {
 /// Layout:   any strides.
 /// Params:   dim in [-rank, rank); size >= 1.
 /// Grad:     one node for all pieces: dx is written once, 0 for pieces that nothing was computed from.
-/// Errors:   ShapeError "[split] the size must be at least 1 but is 0"; ShapeError "[split] sizes [2, 3] add up to 5 but
-///           dimension 1 of shape [4, 6] has 6"; ShapeError "[split] sizes must not be negative but are [-1, 7]".
+/// Errors:   ShapeError "[split] the size must be at least 1 but is 0"; ShapeError "[split] sizes [2, 3] add up to 5
+///           but dimension 1 of shape [4, 6] has 6"; ShapeError "[split] sizes must not be negative but are [-1, 7]".
 /// Cost:     no bytes; backward reads and writes every element once.
 /// Numerics: exact.
 std::vector<Tensor> split(const Tensor& x, std::int64_t size, int dim = 0);
@@ -60,8 +60,8 @@ inline std::vector<Tensor> split(const Tensor& x, std::initializer_list<std::int
 /// Types:    any; value is converted as by fill_.
 /// Layout:   any strides; y is a new dense tensor.
 /// Grad:     dx is the view of dy that x went to; 0 for elements that were cut off.
-/// Errors:   ShapeError "[pad] needs {before, after} for at most 2 dimensions but has 3 numbers"; ShapeError "[pad] {-2, -2}
-///           leaves a negative extent of dimension 1 of shape [4, 3]".
+/// Errors:   ShapeError "[pad] needs {before, after} for at most 2 dimensions but has 3 numbers"; ShapeError "[pad]
+///           {-2, -2} leaves a negative extent of dimension 1 of shape [4, 3]".
 /// Cost:     reads every element of x, writes every element of y once; a launch, and one per padded side.
 /// Numerics: exact.
 Tensor pad(const Tensor& x, std::span<const std::int64_t> padding, double value = 0);

@@ -1,4 +1,5 @@
-// CPU kernel: sixteen Philox blocks at a time, side by side in the 64-bit lanes of two vectors for each of the four words.
+// CPU kernel: sixteen Philox blocks at a time, side by side in the 64-bit lanes of two vectors for each of the four
+// words.
 #include "kernels/dropout.h"
 
 #include <algorithm>
@@ -81,8 +82,8 @@ struct Set {
   }
 };
 
-// The numbers of elements 4 * block ... 4 * block + 63 of a row, in order. Two sets at a time: a round waits for a product,
-// which takes longer than everything else in it.
+// The numbers of elements 4 * block ... 4 * block + 63 of a row, in order. Two sets at a time: a round waits for a
+// product, which takes longer than everything else in it.
 void draw(const RowKey& row, std::uint32_t block, Bits (&bits)[4]) {
   Set a(row, block), b(row, block + kBlocks);
   std::uint32_t k0 = static_cast<std::uint32_t>(row.key), k1 = static_cast<std::uint32_t>(row.key >> 32);

@@ -1,10 +1,10 @@
 // Dropout whose mask is drawn where it is used.
-//   Idea:    memory-bound if a draw costs little: one Philox block gives the four numbers of four neighbouring elements of a
-//            row, which a thread loads, masks and stores together ("vectorised"; element by element where rows do not
-//            begin on a multiple of four elements: "scalar").
+//   Idea:    memory-bound if a draw costs little: one Philox block gives the four numbers of four neighbouring elements
+//            of a row, which a thread loads, masks and stores together ("vectorised"; element by element where rows do
+//            not begin on a multiple of four elements: "scalar").
 //   Mapping: blocks of 256 threads, 1024 groups of four per block. Shared: 8 bytes.
-//   The step's key, drawn by a block's first thread, comes from the update's number in device memory: a captured graph draws
-//   anew at each replay.
+//   The step's key, drawn by a block's first thread, comes from the update's number in device memory: a captured graph
+//   draws anew at each replay.
 #include "kernels/dropout.h"
 
 #include <algorithm>

@@ -7,14 +7,15 @@
 
 namespace weft::kernels {
 
-/// out[r, c] = in[r, c] * scale where element (r, c) is kept, else 0 (whatever the input is). Forward, and backward with the
-/// gradient as `in`.
+/// out[r, c] = in[r, c] * scale where element (r, c) is kept, else 0 (whatever the input is). Forward, and backward
+/// with the gradient as `in`.
 ///   step key   = words 0 (low) and 1 (high) of philox4x32(seed, update, RandomUse::dropout << 32 | stream)
 ///   bits(r, c) = word c % 4 of philox4x32(step key, sample_ids[r / tokens_per_id], position(r) << 32 | c / 4)
 ///   position(r) = positions[r], or r % tokens when there are none
 ///   kept where bits(r, c) >= threshold
-/// So a mask depends on the seed, the update, the layer (stream), the sample, the token's position in it and the channel, and on
-/// nothing else: not on the device, the dtype, the batch, its order, its cut into micro-batches, or how samples are packed.
+/// So a mask depends on the seed, the update, the layer (stream), the sample, the token's position in it and the
+/// channel, and on nothing else: not on the device, the dtype, the batch, its order, its cut into micro-batches, or how
+/// samples are packed.
 /// Aliasing: out may be in itself.
 /// Traffic:  reads and writes R·C elements, and 8 bytes of id (and position) per row.
 struct Dropout {

@@ -1,5 +1,6 @@
 // Reading by index.
-//   index_select  rows. A block takes a tile of up to 1024 units of 16 bytes (or less, as rows and addresses allow): several
+//   index_select  rows. A block takes a tile of up to 1024 units of 16 bytes (or less, as rows and addresses allow):
+//   several
 //                 whole rows, or a part of one. Its indices are read once, densely, into shared memory; the rows then
 //                 stream through the registers, four units in flight per thread.
 //   gather        single elements: the index is read densely, what it points to wherever it is.

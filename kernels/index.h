@@ -9,9 +9,9 @@
 
 namespace weft::kernels {
 
-// Bad indices (negative ones too): on the cpu Error "[op] index 12 at position 5 is outside [0, 10)" for the first one, before
-// anything is written, where op is named by `code`. On a GPU one of them goes to the status word, and what would have been
-// read is 0.
+// Bad indices (negative ones too): on the cpu Error "[op] index 12 at position 5 is outside [0, 10)" for the first one,
+// before anything is written, where op is named by `code`. On a GPU one of them goes to the status word, and what would
+// have been read is 0.
 
 /// out[o, n, i] = in[o, indices[n], i]
 /// Aliasing: out overlaps nothing.
@@ -31,8 +31,8 @@ struct IndexSelect {
 void index_select(Device device, const IndexSelect& args);
 WEFT_GPU_OP(index_select, IndexSelect)
 
-/// out[e] = in[at(e)],  at(e) = sum over d of position_d(e) * in_strides[d], + index[e] * index_stride; or, without `in`,
-/// keys[e] = at(e), and -1 for a bad index.
+/// out[e] = in[at(e)],  at(e) = sum over d of position_d(e) * in_strides[d], + index[e] * index_stride; or, without
+/// `in`, keys[e] = at(e), and -1 for a bad index.
 /// Aliasing: out and keys overlap nothing.
 /// Traffic:  reads 8 bytes of index and an element, writes an element (or 4 bytes of key), each of E.
 struct Gather {
@@ -51,11 +51,12 @@ struct Gather {
 void gather(Device device, const Gather& args);
 WEFT_GPU_OP(gather, Gather)
 
-/// Stable sort of the positions [0, N) by their key. Keys outside [0, V), and the key `skip`, count as V: they come last.
+/// Stable sort of the positions [0, N) by their key. Keys outside [0, V), and the key `skip`, count as V: they come
+/// last.
 ///   order[j] = the j-th position in the order of (key, position), keys[j] = its key
 /// Aliasing: nothing overlaps.
-/// Traffic:  on a GPU a radix sort by 8 bits: per pass and position 12 bytes read and 8 written; passes =
-///           bytes of V. Counts are added by integer atomics in shared memory, so nothing depends on the order of threads.
+/// Traffic:  on a GPU a radix sort by 8 bits: per pass and position 12 bytes read and 8 written; passes = bytes of V.
+///           Counts are added by integer atomics in shared memory, so nothing depends on the order of threads.
 struct IndexSort {
   std::int64_t count;            // N < 2^31
   std::int64_t extent;           // V < 2^31 - 1
@@ -72,13 +73,14 @@ WEFT_GPU_OP(index_sort, IndexSort)
 /// Elements of the workspace; 0 on the cpu.
 std::int64_t index_sort_workspace(Device device, std::int64_t count, std::int64_t extent);
 
-/// out[o, v, i] (`=` or `+=`) sum over the positions n with key v, in ascending order, of source[o, n, i]; f32 sums (f64 for
-/// f64), rounded once. Rows without a position become 0, or stay as they are with `+=`.
-///   The sorted list is cut into pieces of kIndexPiece positions: a key with more positions than that gets a partial sum per
-///   piece, and these are added in order. So a key that fills the whole list is shared by as many threads as N different ones.
+/// out[o, v, i] (`=` or `+=`) sum over the positions n with key v, in ascending order, of source[o, n, i]; f32 sums
+/// (f64 for f64), rounded once. Rows without a position become 0, or stay as they are with `+=`.
+///   The sorted list is cut into pieces of kIndexPiece positions: a key with more positions than that gets a partial
+///   sum per piece, and these are added in order. So a key that fills the whole list is shared by as many threads as N
+///   different ones.
 /// Aliasing: nothing overlaps.
-/// Traffic:  reads O·N·I elements and 4N bytes, writes O·V·I elements (`=`) or reads and writes those with a position; finds
-///           the positions of a key by binary search.
+/// Traffic:  reads O·N·I elements and 4N bytes, writes O·V·I elements (`=`) or reads and writes those with a position;
+///           finds the positions of a key by binary search.
 struct IndexAdd {
   Dtype dtype;  // of source and out, floating
   Accumulate mode;

@@ -1,12 +1,12 @@
 // Adding rows up by index without float atomics: sort the positions by key, then add each key's rows in order.
-//   Sort:    least significant digit first, 8 bits per pass, tiles of 2048 positions. "count": a tile's digits, by integer
-//            atomics in shared memory. "scan": where each tile's share of a digit begins, a warp per digit. "place": a
-//            position's rank among the equal digits before it, from the lanes of its warp (match), the warps before, and the
-//            rounds before: stable whatever the order of threads.
+//   Sort:    least significant digit first, 8 bits per pass, tiles of 2048 positions. "count": a tile's digits, by
+//            integer atomics in shared memory. "scan": where each tile's share of a digit begins, a warp per digit.
+//            "place": a position's rank among the equal digits before it, from the lanes of its warp (match), the warps
+//            before, and the rounds before: stable whatever the order of threads.
 //   Add:     a team of 1 to 32 lanes (as many as a row has vectors) per key and strip of columns. Lists of over 256
-//            positions are cut into pieces of 256 of the whole sorted list; "pieces" adds those that belong to such a key into
-//            partial sums, which all teams of the key's block then add up together. So one key that takes the whole list
-//            occupies the device as well as many do.
+//            positions are cut into pieces of 256 of the whole sorted list; "pieces" adds those that belong to such a
+//            key into partial sums, which all teams of the key's block then add up together. So one key that takes the
+//            whole list occupies the device as well as many do.
 //   Mapping: blocks of 256 threads. Shared: 1 KiB (count), 9 KiB (place), up to 12 KiB (add).
 #include <algorithm>
 

@@ -73,8 +73,8 @@ class Tensor {
   Tensor reshape(const Shape& asked) const;
   Tensor transpose(int a, int b) const;
   Tensor t() const { return transpose(-2, -1); }
-  /// Reorders the dimensions: dimension d of the result is dimension dims[d] in [-rank, rank) of this tensor. Errors: ShapeError
-  /// "[permute] [0, 0] must name each of the 2 dimensions of shape [2, 3] once".
+  /// Reorders the dimensions: dimension d of the result is dimension dims[d] in [-rank, rank) of this tensor.
+  /// Errors: ShapeError "[permute] [0, 0] must name each of the 2 dimensions of shape [2, 3] once".
   Tensor permute(const Dims& dims) const;
   /// Elements start, start+step, ... below stop along `dim`; negative start and stop count from the end, both are clamped.
   Tensor slice(int dim, std::int64_t start, std::int64_t stop, std::int64_t step = 1) const;

@@ -64,7 +64,7 @@ TEST(Dropout, TheDevicesPhiloxIsTheHosts) {
   }
 }
 
-// --- what a mask depends on ----------------------------------------------------------------------------------------------
+// --- what a mask depends on -----------------------------------------------------------------------------------------
 
 TEST_P(DropoutOn, AnyCutOfTheBatchGivesTheSameMask) {
   const Ids ids{11, 5, 900000000007, 0, 42, 3};
@@ -129,7 +129,7 @@ TEST_P(DropoutOn, KeepsTheRightPart) {
   }
 }
 
-// --- values and gradients --------------------------------------------------------------------------------------------------
+// --- values and gradients -------------------------------------------------------------------------------------------
 
 TEST_P(DropoutOn, BackwardDrawsTheSameMaskWithoutTheContext) {
   const Tensor x = set_requires_grad(here(randn({3, 37}, 1)));
@@ -227,7 +227,7 @@ TEST_P(DropoutOn, MicroBatchesGiveTheGradientOfTheBatch) {
   EXPECT_LT(test::relative_error(gradient(2), whole), 1e-6);
 }
 
-// --- errors --------------------------------------------------------------------------------------------------------------
+// --- errors ---------------------------------------------------------------------------------------------------------
 
 TEST(Dropout, Errors) {
   const Tensor x = zeros({4, 10});
@@ -260,7 +260,7 @@ TEST(Dropout, Errors) {
   EXPECT_EQ(message(context, x), "[dropout] the StepContext has no update, which its randomness is keyed by");
 }
 
-// --- the module ------------------------------------------------------------------------------------------------------------
+// --- the module -----------------------------------------------------------------------------------------------------
 
 struct TwoDropouts {
   nn::Dropout first{0.5}, second{0.5};

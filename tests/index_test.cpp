@@ -51,7 +51,7 @@ Tensor small_integers(const Shape& shape, Dtype dtype = Dtype::f32) {
   return cast(Tensor::from_vector(values, shape), dtype);
 }
 
-// --- errors ------------------------------------------------------------------------------------------------------------
+// --- errors ---------------------------------------------------------------------------------------------------------
 
 TEST_P(IndexOn, ABadIndexIsNamedWhereverItIs) {
   const Tensor table = here(randn({10, 4}, 1)), column = here(randn({10}, 2));
@@ -136,7 +136,7 @@ TEST(Index, Errors) {
             "[embedding] padding_idx must be in [0, 10) but is 10");
 }
 
-// --- special behaviour -------------------------------------------------------------------------------------------------
+// --- special behaviour ----------------------------------------------------------------------------------------------
 
 TEST_P(IndexOn, GivesWhatPyTorchGives) {
   const Tensor x = here(cast(arange(6).reshape({2, 3}), Dtype::f32));
@@ -237,7 +237,7 @@ TEST_P(IndexOn, OneIdForAllInOneTable) {
   EXPECT_EQ(values(back(grad(w))), (std::vector<double>{1000, 1000}));
 }
 
-// --- the sort ----------------------------------------------------------------------------------------------------------
+// --- the sort -------------------------------------------------------------------------------------------------------
 
 TEST_P(IndexOn, TheSortIsStable) {
   struct Case {
@@ -281,7 +281,7 @@ TEST_P(IndexOn, TheSortIsStable) {
   }
 }
 
-// --- the module --------------------------------------------------------------------------------------------------------
+// --- the module -----------------------------------------------------------------------------------------------------
 
 TEST(Embedding, StartsNormalWithAZeroRowForPadding) {
   nn::manual_seed(5);

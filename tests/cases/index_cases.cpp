@@ -40,7 +40,7 @@ Tensor rows_of(const Tensor& table, const Tensor& indices) {
   return Tensor::from_vector(rows, {count, width});
 }
 
-// --- index_select ------------------------------------------------------------------------------------------------------
+// --- index_select ---------------------------------------------------------------------------------------------------
 
 Sample select_sample(const std::string& name, Kind kind, const Shape& shape, int dim, std::int64_t count,
                      std::int64_t below, Dtype dtype = Dtype::i64) {
@@ -96,7 +96,7 @@ OpCase select_case() {
   return c;
 }
 
-// --- gather and scatter_add ---------------------------------------------------------------------------------------------
+// --- gather and scatter_add -----------------------------------------------------------------------------------------
 
 // Where element e of index points to in a dense tensor of `shape`.
 std::vector<std::int64_t> places(const Shape& shape, int dim, const Tensor& index) {
@@ -199,7 +199,7 @@ OpCase scatter_case() {
   return c;
 }
 
-// --- embedding ------------------------------------------------------------------------------------------------------------
+// --- embedding ------------------------------------------------------------------------------------------------------
 
 Sample embedding_sample(const std::string& name, Kind kind, const Shape& weight, const Shape& indices,
                         std::int64_t below, std::optional<std::int64_t> padding_idx = {}) {
@@ -241,8 +241,8 @@ OpCase embedding_case() {
       embedding_sample("long runs side by side", Kind::large, {9, 130}, {2500}, 4),
       embedding_sample("long runs, one column", Kind::large, {40, 1}, {5000}, 9, 3),
   };
-  // Backward is not counted: what it moves beyond dy and dweight are the integers of the sort (some 60 bytes per index), and
-  // the digits of neighbouring indices meet in the same bank as chance will have it.
+  // Backward is not counted: what it moves beyond dy and dweight are the integers of the sort (some 60 bytes per
+  // index), and the digits of neighbouring indices meet in the same bank as chance will have it.
   c.families = {{.extents = {"V", "N", "D"},
                  .make =
                      [](const Extents& e, double bytes) {

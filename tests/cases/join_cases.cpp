@@ -147,7 +147,7 @@ OpCase stack_case() {
   return c;
 }
 
-// --- split -------------------------------------------------------------------------------------------------------------
+// --- split ----------------------------------------------------------------------------------------------------------
 
 // The pieces in reverse order, joined again: shows which piece is which.
 Sample split_sample(const std::string& name, Kind kind, const Shape& shape, int dim, const Sizes& sizes, bool equal,
@@ -206,7 +206,7 @@ OpCase split_case() {
   return c;
 }
 
-// --- pad ---------------------------------------------------------------------------------------------------------------
+// --- pad ------------------------------------------------------------------------------------------------------------
 
 Sample pad_sample(const std::string& name, Kind kind, const Shape& shape, const Sizes& padding, double value) {
   Shape result = shape;
