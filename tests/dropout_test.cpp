@@ -19,6 +19,7 @@
 #include "nn/sequential.h"
 #include "support/compare.h"
 #include "support/devices.h"
+#include "support/variants.h"
 
 namespace weft {
 namespace {
@@ -225,6 +226,43 @@ TEST_P(DropoutOn, MicroBatchesGiveTheGradientOfTheBatch) {
   const std::vector<double> whole = gradient(4);
   EXPECT_LT(test::relative_error(gradient(1), whole), 1e-6);
   EXPECT_LT(test::relative_error(gradient(2), whole), 1e-6);
+}
+
+class DropoutVariants : public test::GpuTest {};
+WEFT_GPU_SUITE(DropoutVariants);
+
+TEST_P(DropoutVariants, AllDrawTheSame) {
+  const Tensor update = Tensor::from_vector<std::int64_t>({3}, {}),
+               ids = Tensor::from_vector<std::int64_t>({5, 6}, {2});
+  for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16})
+    for (const std::int64_t channels : {4, 37, 520}) {
+      const Tensor x = randn({2, 3, channels}, 1, dtype);
+      const StepScope scope({.seed = 11, .update = update, .sample_ids = ids});
+      const Tensor want = dropout(x, 0.25, 8), in = test::on(device(), x), step = test::on(device(), update),
+                   samples = test::on(device(), ids), out = test::output(device(), x.shape(), dtype);
+      const kernels::Dropout args{.dtype = dtype,
+                                  .rows = 6,
+                                  .channels = channels,
+                                  .tokens = 3,
+                                  .tokens_per_id = 3,
+                                  .seed = 11,
+                                  .stream = 8,
+                                  .threshold = 1u << 30,
+                                  .scale = 1 / 0.75,
+                                  .update = step.data<std::int64_t>(),
+                                  .sample_ids = samples.data<std::int64_t>(),
+                                  .positions = nullptr,
+                                  .in = in.raw_data(),
+                                  .out = out.raw_data()};
+      EXPECT_EQ(test::for_each_variant(WEFT_VARIANTS(dropout, device()), args,
+                                       [&](const auto& variant) {
+                                         fill_(out, 99);
+                                         variant.run(current_stream(device()), args);
+                                         EXPECT_TRUE(bitwise_equal(back(out), want))
+                                             << to_string(dtype) << " " << channels;
+                                       }),
+                channels % 4 == 0 ? 2 : 1);
+    }
 }
 
 // --- errors ---------------------------------------------------------------------------------------------------------

@@ -11,12 +11,13 @@
 #include "autograd/factories.h"
 #include "autograd/layout.h"
 #include "autograd/reduce.h"
+#include "kernels/copy.h"
 #include "kernels/index.h"
 #include "nn/embedding.h"
 #include "nn/init.h"
 #include "support/compare.h"
 #include "support/devices.h"
-#include "support/threads.h"
+#include "support/variants.h"
 #include "tensor/status.h"
 
 namespace weft {
@@ -279,6 +280,97 @@ TEST_P(IndexOn, TheSortIsStable) {
     EXPECT_EQ(got_order.to_vector<std::int32_t>(), order) << count << " of " << extent;
     EXPECT_EQ(got_keys.to_vector<std::int32_t>(), keys) << count << " of " << extent;
   }
+}
+
+// --- variants of the kernels ----------------------------------------------------------------------------------------
+
+class IndexVariants : public test::GpuTest {};
+WEFT_GPU_SUITE(IndexVariants);
+
+TEST_P(IndexVariants, AllReadTheSameRows) {
+  const Tensor at = Tensor::from_vector<std::int64_t>({4, 0, 0, 3, 9, 1, 4}, {7});
+  for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::bf16, Dtype::u8})
+    for (const std::int64_t width : {1, 2, 6, 16, 70, 4112}) {
+      const Tensor x = cast(randn({10, width}, 1, Dtype::f64) * 50.0, dtype), want = index_select(x, 0, at);
+      const Tensor in = test::on(device(), x), indices = test::on(device(), at);
+      const auto run = [&](const Tensor& from, int least) {
+        const Tensor out = test::output(device(), {7, width}, dtype);
+        kernels::IndexSelect args{.dtype = dtype,
+                                  .outer = 1,
+                                  .extent = 10,
+                                  .count = 7,
+                                  .inner = width,
+                                  .in = from.raw_data(),
+                                  .indices = indices.data<std::int64_t>(),
+                                  .out = out.raw_data(),
+                                  .code = StatusCode::index_select,
+                                  .status = status_word(device())};
+        const int variants =
+            test::for_each_variant(WEFT_VARIANTS(index_select, device()), args, [&](const auto& variant) {
+              kernels::fill(device(), {dtype, out.raw_data(), out.numel(), 99});
+              variant.run(current_stream(device()), args);
+              EXPECT_TRUE(bitwise_equal(back(out), want)) << to_string(dtype) << " width " << width;
+            });
+        EXPECT_GE(variants, least);
+      };
+      run(in, width * element_bytes(dtype) % 16 == 0 ? 2 : 1);
+      // One element off every vector's grid.
+      const Tensor shifted =
+          Tensor::empty({10 * width + 1}, dtype, device()).slice(0, 1, 10 * width + 1).reshape({10, width});
+      copy_(shifted, in);
+      run(shifted, 1);
+    }
+}
+
+TEST_P(IndexVariants, AllAddTheSameSums) {
+  Ids list(900, 2);  // a long list, and short ones
+  for (std::size_t n = 0; n < 50; ++n) list[n * 17] = static_cast<std::int64_t>(n % 5);
+  const Tensor at = Tensor::from_vector(list, {900});
+  for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16})
+    for (const std::int64_t width : {8, 24, 136})
+      for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+        const Tensor dy = cast(small_integers({900, width}) * 0.125, dtype), before = small_integers({6, width}, dtype);
+        std::vector<double> want =
+            mode == Accumulate::add ? values(before) : std::vector<double>(static_cast<std::size_t>(6 * width));
+        const std::vector<double> added = values(dy);
+        for (std::size_t n = 0; n < list.size(); ++n)
+          for (std::size_t c = 0; c < static_cast<std::size_t>(width); ++c)
+            want[static_cast<std::size_t>(list[n] * width) + c] += added[n * static_cast<std::size_t>(width) + c];
+        want = values(cast(Tensor::from_vector(want, {6, width}), dtype));  // exact but for the last rounding
+        const Tensor indices = test::on(device(), at), source = test::on(device(), dy);
+        const auto ints = [&](std::int64_t n) { return Tensor::empty({n}, Dtype::i32, device()); };
+        const Tensor keys = ints(900), order = ints(900),
+                     workspace = ints(kernels::index_sort_workspace(device(), 900, 6));
+        kernels::index_sort(device(), {.count = 900,
+                                       .extent = 6,
+                                       .skip = -1,
+                                       .indices = indices.data<std::int64_t>(),
+                                       .unsorted = nullptr,
+                                       .keys = keys.data<std::int32_t>(),
+                                       .order = order.data<std::int32_t>(),
+                                       .workspace = workspace.data<std::int32_t>()});
+        const Tensor partials = Tensor::empty({kernels::index_add_partials(1, 900, width)},
+                                              dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32, device());
+        const Tensor out = test::on(device(), before);
+        const kernels::IndexAdd args{.dtype = dtype,
+                                     .mode = mode,
+                                     .outer = 1,
+                                     .extent = 6,
+                                     .count = 900,
+                                     .inner = width,
+                                     .keys = keys.data<std::int32_t>(),
+                                     .order = order.data<std::int32_t>(),
+                                     .source = source.raw_data(),
+                                     .out = out.raw_data(),
+                                     .partials = partials.raw_data()};
+        EXPECT_EQ(test::for_each_variant(WEFT_VARIANTS(index_add, device()), args,
+                                         [&](const auto& variant) {
+                                           out.copy_bytes_from(before);
+                                           variant.run(current_stream(device()), args);
+                                           EXPECT_EQ(values(back(out)), want) << to_string(dtype) << " width " << width;
+                                         }),
+                  2);
+      }
 }
 
 // --- the module -----------------------------------------------------------------------------------------------------
