@@ -92,7 +92,7 @@ std::shared_ptr<AutogradSlot> AutogradMeta::view(const Tensor& base, const Tenso
 
 namespace detail {
 
-void connect(const std::shared_ptr<Node>& node, std::initializer_list<const Tensor*> inputs) {
+void connect(const std::shared_ptr<Node>& node, TensorRefs inputs) {
   node->sequence = next_sequence.fetch_add(1, std::memory_order_relaxed);
   node->inputs.reserve(inputs.size());
   for (const Tensor* input : inputs) {
@@ -109,7 +109,7 @@ void connect(const std::shared_ptr<Node>& node, std::initializer_list<const Tens
   }
 }
 
-void attach(const std::shared_ptr<Node>& node, std::initializer_list<const Tensor*> outputs) {
+void attach(const std::shared_ptr<Node>& node, TensorRefs outputs) {
   node->incoming.resize(outputs.size());
   node->incoming_owned.resize(outputs.size());
   int index = 0;
@@ -121,7 +121,7 @@ void attach(const std::shared_ptr<Node>& node, std::initializer_list<const Tenso
   }
 }
 
-bool should_record(std::initializer_list<const Tensor*> inputs) {
+bool should_record(TensorRefs inputs) {
   if (!recording) return false;
   for (const Tensor* input : inputs)
     if (requires_grad(*input)) return true;

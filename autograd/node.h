@@ -135,9 +135,13 @@ class NoGrad : public GradModeGuard {
 bool requires_grad(const Tensor& tensor);
 
 namespace detail {
-void connect(const std::shared_ptr<Node>& node, std::initializer_list<const Tensor*> inputs);
-void attach(const std::shared_ptr<Node>& node, std::initializer_list<const Tensor*> outputs);
-bool should_record(std::initializer_list<const Tensor*> inputs);
+using TensorRefs = std::span<const Tensor* const>;
+void connect(const std::shared_ptr<Node>& node, TensorRefs inputs);
+void attach(const std::shared_ptr<Node>& node, TensorRefs outputs);
+bool should_record(TensorRefs inputs);
+inline bool should_record(std::initializer_list<const Tensor*> inputs) {
+  return should_record(TensorRefs(inputs.begin(), inputs.size()));
+}
 /// In anomaly mode: throws AutogradError when an output holds a NaN or an infinity.
 void check_anomaly(const char* op, std::initializer_list<const Tensor*> outputs);
 std::shared_ptr<AutogradSlot> record_view(const Tensor& base, const Tensor& view, const ViewRecord& record);
@@ -153,12 +157,17 @@ Gradients::Target leaf_target(AutogradMeta& leaf, const Shape& shape, Dtype dtyp
 /// inputs and outputs, and returns it for its saved tensors to be set. Null when nothing is to be recorded.
 /// Inputs may be undefined (an absent bias).
 template <class N>
-std::shared_ptr<N> record(std::initializer_list<const Tensor*> outputs, std::initializer_list<const Tensor*> inputs) {
+std::shared_ptr<N> record(detail::TensorRefs outputs, detail::TensorRefs inputs) {
   if (!detail::should_record(inputs)) return nullptr;
   auto node = std::make_shared<N>();
   detail::connect(node, inputs);
   detail::attach(node, outputs);
   return node;
+}
+template <class N>
+std::shared_ptr<N> record(std::initializer_list<const Tensor*> outputs, std::initializer_list<const Tensor*> inputs) {
+  return record<N>(detail::TensorRefs(outputs.begin(), outputs.size()),
+                   detail::TensorRefs(inputs.begin(), inputs.size()));
 }
 
 }  // namespace weft

@@ -13,7 +13,7 @@ namespace weft {
 struct StepContext {
   std::uint64_t seed = 0;
   Tensor update{};      // i64 [], in device memory (a captured graph reads it anew at each replay); numbered from 1
-  Tensor sample_ids{};  // i64 [B], the dataset's index of each row of the micro-batch
+  Tensor sample_ids{};  // i64 [B], the dataset's index of each row of the micro-batch; [B, T] where rows hold several
   Tensor positions{};   // i64 [B, T], position of each token in its sample; undefined when rows are whole samples
   int micro_batch = 0;  // [0, K) within the update
 

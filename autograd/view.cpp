@@ -12,6 +12,7 @@ struct ViewNode final : Node {
     switch (record.kind) {
       case ViewRecord::Kind::reshape: return "reshape";
       case ViewRecord::Kind::transpose: return "transpose";
+      case ViewRecord::Kind::permute: return "permute";
       case ViewRecord::Kind::slice: return "slice";
       case ViewRecord::Kind::select: return "select";
       case ViewRecord::Kind::expand: return "expand";
@@ -22,6 +23,11 @@ struct ViewNode final : Node {
     switch (record.kind) {
       case ViewRecord::Kind::reshape: return dx.set(0, weft::reshape(dy[0], base));
       case ViewRecord::Kind::transpose: return dx.set(0, dy[0].transpose(record.a, record.b));
+      case ViewRecord::Kind::permute: {
+        Dims inverse = record.order;
+        for (int d = 0; d < record.order.rank(); ++d) inverse[static_cast<int>(record.order[d])] = d;
+        return dx.set(0, dy[0].permute(inverse));
+      }
       case ViewRecord::Kind::expand: return dx.set(0, sum_to(dy[0], base));
       case ViewRecord::Kind::slice: {
         Tensor whole = zeros(base, dy[0].dtype(), dy[0].device());

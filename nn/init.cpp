@@ -11,6 +11,7 @@ namespace {
 
 thread_local std::uint64_t thread_seed = 0;
 thread_local std::uint32_t next_stream = 0;
+thread_local std::uint32_t next_dropout = 0;
 
 // Fills the tensor with value(random), drawn on the cpu, whatever the device: the same numbers everywhere.
 template <class F>
@@ -55,7 +56,10 @@ double dot(const std::vector<double>& a, const std::vector<double>& b) {
 void manual_seed(std::uint64_t seed) {
   thread_seed = seed;
   next_stream = 0;
+  next_dropout = 0;
 }
+
+std::uint32_t next_dropout_stream() { return next_dropout++; }
 
 namespace init {
 

@@ -11,6 +11,10 @@ namespace weft::nn {
 /// model: two models built after the same call are equal.
 void manual_seed(std::uint64_t seed);
 
+/// The next number for a dropout layer of this thread: 0, 1, ... since manual_seed. Apart from the initialisers' numbers,
+/// so that a dropout does not change the weights of the layers behind it.
+std::uint32_t next_dropout_stream();
+
 }  // namespace weft::nn
 
 // Each function fills a contiguous floating tensor in place, whatever the device, and takes the next stream of the thread's

@@ -11,24 +11,36 @@ namespace weft {
 
 using PhiloxBlock = std::array<std::uint32_t, 4>;
 
+/// The generator's constants: rounds, multipliers, and what is added to the key after each round.
+inline constexpr int kPhiloxRounds = 10;
+inline constexpr std::uint32_t kPhiloxM0 = 0xD2511F53u, kPhiloxM1 = 0xCD9E8D57u;
+inline constexpr std::uint32_t kPhiloxW0 = 0x9E3779B9u, kPhiloxW1 = 0xBB67AE85u;
+
 /// Four independent 32-bit numbers for a 64-bit key and a 128-bit counter.
 constexpr PhiloxBlock philox4x32(std::uint64_t key, std::uint64_t counter_low, std::uint64_t counter_high) {
   std::uint32_t k0 = static_cast<std::uint32_t>(key), k1 = static_cast<std::uint32_t>(key >> 32);
   PhiloxBlock c{static_cast<std::uint32_t>(counter_low), static_cast<std::uint32_t>(counter_low >> 32),
                 static_cast<std::uint32_t>(counter_high), static_cast<std::uint32_t>(counter_high >> 32)};
-  for (int round = 0; round < 10; ++round) {
-    const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c[0];
-    const std::uint64_t p1 = std::uint64_t{0xCD9E8D57u} * c[2];
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    const std::uint64_t p0 = std::uint64_t{kPhiloxM0} * c[0];
+    const std::uint64_t p1 = std::uint64_t{kPhiloxM1} * c[2];
     c = {static_cast<std::uint32_t>(p1 >> 32) ^ c[1] ^ k0, static_cast<std::uint32_t>(p1),
          static_cast<std::uint32_t>(p0 >> 32) ^ c[3] ^ k1, static_cast<std::uint32_t>(p0)};
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+    k0 += kPhiloxW0;
+    k1 += kPhiloxW1;
   }
   return c;
 }
 
 /// What a stream of random numbers is for; part of the counter, so that two uses never share numbers.
-enum class RandomUse : std::uint32_t { initialisation = 1, shuffle = 2, data = 3, user = 4, gradcheck = 5 };
+enum class RandomUse : std::uint32_t {
+  initialisation = 1,
+  shuffle = 2,
+  data = 3,
+  user = 4,
+  gradcheck = 5,
+  dropout = 6
+};
 
 /// 32 random bits -> a float in [0, 1), all 24-bit multiples of 2^-24.
 constexpr float uniform_float(std::uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1p-24f; }

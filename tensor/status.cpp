@@ -49,14 +49,25 @@ void check_status(Device device) {
   gpu::copy_out(device, &seen, status, sizeof(seen));
   if (seen.code == 0) return;
   gpu::zero(device, status, sizeof(DeviceStatus));
-  switch (static_cast<StatusCode>(seen.code)) {
+  fail_status(static_cast<StatusCode>(seen.code), seen.row, seen.value, seen.bound);
+}
+
+void fail_status(StatusCode code, std::int64_t row, std::int64_t value, std::int64_t bound) {
+  const auto bad_index = [&](const char* op) {
+    fail(op, "index {} at position {} is outside [0, {})", value, row, bound);
+  };
+  switch (code) {
     case StatusCode::cross_entropy_target:
       fail("cross_entropy",
-           "target {} at row {} is outside [0, {}): correct the label, mask the row, or set it to ignore_index",
-           seen.value, seen.row, seen.bound);
+           "target {} at row {} is outside [0, {}): correct the label, mask the row, or set it to ignore_index", value,
+           row, bound);
+    case StatusCode::index_select: bad_index("index_select"); break;
+    case StatusCode::gather: bad_index("gather"); break;
+    case StatusCode::scatter_add: bad_index("scatter_add"); break;
+    case StatusCode::embedding: bad_index("embedding"); break;
     case StatusCode::none: break;
   }
-  fail("device", "status {} of {} at row {} (value {}, bound {})", seen.code, device, seen.row, seen.value, seen.bound);
+  fail("device", "status {} at row {} (value {}, bound {})", static_cast<std::int32_t>(code), row, value, bound);
 }
 
 }  // namespace weft

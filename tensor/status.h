@@ -9,7 +9,15 @@
 namespace weft {
 
 /// Who set the status word, and so what its numbers mean.
-enum class StatusCode : std::int32_t { none, cross_entropy_target };
+enum class StatusCode : std::int32_t {
+  none,
+  cross_entropy_target,
+  // An index that is outside its dimension; named after the operation.
+  index_select,
+  gather,
+  scatter_add,
+  embedding,
+};
 
 /// One per device, in device memory.
 struct DeviceStatus {
@@ -25,5 +33,7 @@ DeviceStatus* status_word(Device device);
 /// Throws what the status word says, and clears it; waits for the current stream. Nothing on the cpu.
 /// Errors: Error "[cross_entropy] target 12 at row 5 is outside [0, 10)".
 void check_status(Device device);
+/// Throws what a status word with these numbers says, for a cpu kernel that found the same.
+[[noreturn]] void fail_status(StatusCode code, std::int64_t row, std::int64_t value, std::int64_t bound);
 
 }  // namespace weft

@@ -171,6 +171,23 @@ Tensor Tensor::transpose(int a, int b) const {
   return view(impl().offset, shape, strides, {ViewRecord::Kind::transpose, a, b});
 }
 
+Tensor Tensor::permute(const Dims& dims) const {
+  Dims order;
+  Shape shape;
+  Strides strides;
+  unsigned seen = 0;
+  for (const std::int64_t asked : dims) {
+    const int d = normalise_dim(static_cast<int>(asked), rank(), "permute");
+    seen |= 1u << d;
+    order.push_back(d);
+    shape.push_back(this->shape()[d]);
+    strides.push_back(this->strides()[d]);
+  }
+  require<ShapeError>(dims.rank() == rank() && seen == (1u << rank()) - 1, "permute",
+                      "{} must name each of the {} dimensions of shape {} once", dims, rank(), this->shape());
+  return view(impl().offset, shape, strides, {.kind = ViewRecord::Kind::permute, .order = order});
+}
+
 Tensor Tensor::slice(int dim, std::int64_t start, std::int64_t stop, std::int64_t step) const {
   dim = normalise_dim(dim, rank(), "slice");
   require<ShapeError>(step >= 1, "slice", "step must be at least 1 but is {}", step);

@@ -19,9 +19,10 @@ class Tensor;
 
 /// How a view was made from its base; enough to carry a gradient back through it.
 struct ViewRecord {
-  enum class Kind : std::uint8_t { reshape, transpose, slice, select, expand } kind;
+  enum class Kind : std::uint8_t { reshape, transpose, permute, slice, select, expand } kind;
   int a = 0, b = 0;                            // transpose: the two dimensions; slice, select: a = dimension
   std::int64_t start = 0, stop = 0, step = 1;  // slice; select: start = index
+  Dims order = {};                             // permute: dimension d of the view is dimension order[d] of the base
 };
 
 /// What autograd attaches to a tensor; opaque here. It decides what a view of its tensor carries.
@@ -72,6 +73,9 @@ class Tensor {
   Tensor reshape(const Shape& asked) const;
   Tensor transpose(int a, int b) const;
   Tensor t() const { return transpose(-2, -1); }
+  /// Reorders the dimensions: dimension d of the result is dimension dims[d] in [-rank, rank) of this tensor.
+  /// Errors: ShapeError "[permute] [0, 0] must name each of the 2 dimensions of shape [2, 3] once".
+  Tensor permute(const Dims& dims) const;
   /// Elements start, start+step, ... below stop along `dim`; negative start and stop count from the end, both are clamped.
   Tensor slice(int dim, std::int64_t start, std::int64_t stop, std::int64_t step = 1) const;
   /// Drops `dim` at `index` in [-size, size).
