@@ -34,11 +34,10 @@ Operands operands_of(const Asked& asked, const Tensors& x) {
 }
 
 /// A loss, and its term from simple operations: of input, target and pos_weight (undefined: 1).
-struct Kind_ {
-  std::string op;
+struct PointwiseLossKind {
+  OpCase base;
   std::function<Loss(const Tensor& input, const Tensor& target, const Operands& operands)> loss;
   std::function<Tensor(const Tensor& input, const Tensor& target, const Tensor& pos_weight)> term;
-  double roundings = 1;  // of the largest part of a term, to the type that it is computed in
 };
 
 Tensor magnitude(const Tensor& x) { return relu(x) + relu(-x); }
@@ -49,40 +48,41 @@ Tensor huber_term(const Tensor& input, const Tensor& target, double delta) {
 }
 Tensor softplus(const Tensor& x) { return log(exp(x) + scalar(1, x.dtype())); }
 
-std::vector<Kind_> kinds() {
+std::vector<PointwiseLossKind> kinds() {
+  using T = const Tensor&;
+  using Options = PointwiseLossOptions;
   const auto with = [](auto f) {
-    return [f](const Tensor& input, const Tensor& target, const Operands& operands) {
-      return f(input, target, PointwiseLossOptions{.weight = operands.weight, .mask = operands.mask});
-    };
+    return [f](T x, T y, const Operands& o) { return f(x, y, Options{.weight = o.weight, .mask = o.mask}); };
   };
   return {
-      {"mse_loss",
-       with([](const Tensor& x, const Tensor& y, const PointwiseLossOptions& o) { return mse_loss(x, y, o); }),
-       [](const Tensor& x, const Tensor& y, const Tensor&) { return (x - y) * (x - y); }},
-      {"l1_loss",
-       with([](const Tensor& x, const Tensor& y, const PointwiseLossOptions& o) { return l1_loss(x, y, o); }),
-       [](const Tensor& x, const Tensor& y, const Tensor&) { return magnitude(x - y); }},
-      {"huber_loss",
-       with([](const Tensor& x, const Tensor& y, const PointwiseLossOptions& o) { return huber_loss(x, y, 0.75, o); }),
-       [](const Tensor& x, const Tensor& y, const Tensor&) { return huber_term(x, y, 0.75); }},
-      {"smooth_l1_loss", with([](const Tensor& x, const Tensor& y, const PointwiseLossOptions& o) {
-         return smooth_l1_loss(x, y, 0.5, o);
-       }),
-       [](const Tensor& x, const Tensor& y, const Tensor&) { return 2.0 * huber_term(x, y, 0.5); }},
-      {"binary_cross_entropy_with_logits",
-       [](const Tensor& x, const Tensor& y, const Operands& o) {
+      {{.op = "mse_loss", .stem = "pointwise_loss", .functions = {"mse_loss"}},
+       with([](T x, T y, const Options& o) { return mse_loss(x, y, o); }),
+       [](T x, T y, T) { return (x - y) * (x - y); }},
+      {{.op = "l1_loss", .stem = "pointwise_loss", .functions = {"l1_loss"}},
+       with([](T x, T y, const Options& o) { return l1_loss(x, y, o); }),
+       [](T x, T y, T) { return magnitude(x - y); }},
+      {{.op = "huber_loss", .stem = "pointwise_loss", .functions = {"huber_loss"}},
+       with([](T x, T y, const Options& o) { return huber_loss(x, y, 0.75, o); }),
+       [](T x, T y, T) { return huber_term(x, y, 0.75); }},
+      {{.op = "smooth_l1_loss", .stem = "pointwise_loss", .functions = {"smooth_l1_loss"}},
+       with([](T x, T y, const Options& o) { return smooth_l1_loss(x, y, 0.5, o); }),
+       [](T x, T y, T) { return 2.0 * huber_term(x, y, 0.5); }},
+      {{.op = "binary_cross_entropy_with_logits",
+        .stem = "pointwise_loss",
+        .functions = {"binary_cross_entropy_with_logits"}},
+       [](T x, T y, const Operands& o) {
          return binary_cross_entropy_with_logits(x, y,
                                                  {.weight = o.weight, .mask = o.mask, .pos_weight = o.pos_weight});
        },
-       [](const Tensor& x, const Tensor& y, const Tensor& p) {
-         const Tensor positive = p.defined() ? y * p : y;
+       [](T x, T y, T pos_weight) {
+         const Tensor positive = pos_weight.defined() ? y * pos_weight : y;
          return (scalar(1, y.dtype()) - y) * softplus(x) + positive * softplus(-x);
        }},
   };
 }
 
-Sample sample(const Kind_& kind, std::string name, Kind what, const Shape& shape, const Asked& asked) {
-  const bool is_bce = kind.op == "binary_cross_entropy_with_logits";
+Sample sample(const PointwiseLossKind& kind, std::string name, Kind what, const Shape& shape, const Asked& asked) {
+  const bool is_bce = kind.base.op == "binary_cross_entropy_with_logits";
   // Away from the corners of |d|, of which no central difference may step over one.
   std::vector<Input> inputs{normal(shape, 0, 1.5), is_bce ? uniform(shape, 0.05, 0.95) : normal(shape, 0.25, 1)};
   if (asked.weight) inputs.push_back(constant(listed(*asked.weight, {1, 0.5, 0, 2, 0.25, 1.5, 1})));
@@ -110,7 +110,7 @@ Sample sample(const Kind_& kind, std::string name, Kind what, const Shape& shape
 }
 
 // Elements that do not count hold infinities and NaN; those that count, 1e4 and an infinite distance.
-Sample extreme(const Kind_& kind, bool masked) {
+Sample extreme(const PointwiseLossKind& kind, bool masked) {
   const Shape shape{2, 3};
   Sample s = sample(kind, masked ? "masked infinities and NaN" : "1e4", Kind::extreme, shape,
                     masked ? Asked{.weight = shape, .mask = shape} : Asked{});
@@ -128,18 +128,18 @@ Sample extreme(const Kind_& kind, bool masked) {
     s.inputs[0] = listed(shape, {1e4, -1e4, 9984, 0, -1e4, 0});
     s.inputs[1] = listed(shape, {1, 0, 0, 1, 1, 0});
     s.reference = [=](const Tensors& x) {  // softplus of 1e4 overflows in the simple form
-      if (kind.op != "binary_cross_entropy_with_logits") return cast(sum(kind.term(x[0], x[1], {})), Dtype::f64);
+      if (kind.base.op != "binary_cross_entropy_with_logits") return cast(sum(kind.term(x[0], x[1], {})), Dtype::f64);
       return scalar(9984 + 1e4 + 2 * std::log(2.0), Dtype::f64);
     };
     s.inputs[0].scale = s.inputs[1].scale = 2e4;
-    s.scale = kind.op == "mse_loss" ? 1e8 : 1e4;
+    s.scale = kind.base.op == "mse_loss" ? 1e8 : 1e4;
   }
   return s;
 }
 
-Workload workload(const Kind_& kind, const Extents& e, double bytes, bool weighted) {
+Workload workload(const PointwiseLossKind& kind, const Extents& e, double bytes, bool weighted) {
   const auto n = static_cast<double>(e[0] * e[1]);
-  const bool is_bce = kind.op == "binary_cross_entropy_with_logits";
+  const bool is_bce = kind.base.op == "binary_cross_entropy_with_logits";
   std::vector<Input> inputs{normal({e[0], e[1]}),
                             constant(is_bce ? uniform({e[0], e[1]}, 0, 1) : normal({e[0], e[1]}))};
   const Asked asked{.weight = weighted ? std::optional(Shape{e[0], e[1]}) : std::nullopt,
@@ -158,9 +158,9 @@ Workload workload(const Kind_& kind, const Extents& e, double bytes, bool weight
 
 std::vector<OpCase> pointwise_loss_cases() {
   std::vector<OpCase> cases;
-  for (const Kind_& kind : kinds()) {
-    OpCase c{.op = kind.op, .stem = "pointwise_loss", .tier = Tier::other, .functions = {kind.op}};
-    const bool is_bce = kind.op == "binary_cross_entropy_with_logits";
+  for (const PointwiseLossKind& kind : kinds()) {
+    OpCase c = kind.base;
+    const bool is_bce = kind.base.op == "binary_cross_entropy_with_logits";
     const auto add = [&](const char* name, Kind what, const Shape& shape, const Asked& asked) {
       c.samples.push_back(sample(kind, name, what, shape, asked));
     };
@@ -190,7 +190,7 @@ std::vector<OpCase> pointwise_loss_cases() {
                .timed = {{128, 10}, {2048, 256}, {8192, 1024}},
                .counted = {{256, 1024}},
                .passes = Family::Passes::forward};
-      if (kind.op == "mse_loss" || is_bce) f.dtypes = {Dtype::f32, Dtype::bf16};
+      if (kind.base.op == "mse_loss" || is_bce) f.dtypes = {Dtype::f32, Dtype::bf16};
       return f;
     };
     c.families = {family("", false), family("_weighted", true)};
