@@ -414,7 +414,8 @@ WEFT_KERNEL __launch_bounds__(kRereadThreads, 1)
     const C edge = kWidth > 1 && parts.edge >= 0 ? widen(load_one(x + parts.edge)) : lowest<C>();
     C own_largest = edge, own_total = exponential(edge - shift_for(edge));
     Spread<C> own;
-    if (kDense && kWidth > 1 && parts.edge >= 0) own.add(masses<1, S>(args, row.number, parts.edge)[0], edge, edge);
+    if (kDense && kWidth > 1 && parts.edge >= 0)
+      own.add(masses<1, S>(args, row.number, parts.edge)[0], shift_for(edge), edge);
     for_each_vector<kWidth, kThreads, Cache::normal>(x, parts, [&](std::int64_t vector, const Vec<S, kWidth>& stored) {
       const Vec<C, kWidth> value = widen(stored);
       const C before = own_largest;
@@ -427,7 +428,7 @@ WEFT_KERNEL __launch_bounds__(kRereadThreads, 1)
       if (own_largest > before && own.total != 0) own.terms += own.total * (own_largest - before);
       const Vec<C, kWidth> mass = masses<kWidth, S>(args, row.number, parts.body + vector * kWidth);
       WEFT_UNROLL
-      for (int i = 0; i < kWidth; ++i) own.add(mass[i], own_largest, value[i]);
+      for (int i = 0; i < kWidth; ++i) own.add(mass[i], shift, value[i]);  // -inf alone: an infinite term
     });
     const C largest = block_max<kThreads>(own_largest, largest_scratch);
     const C shift = shift_for(largest);

@@ -295,11 +295,11 @@ TEST_P(CrossEntropyGpu, Options) {
       for (const int which : {0, 1, 2, 3}) {
         const std::int64_t rows = 9;
         Case c = make(rows, classes, dtype);
-        const Tensor height = Tensor::from_vector(std::vector<double>{8, -8, 4, 16, 0, -16, 2, 1, -4}, {rows, 1});
+        const Tensor height = Tensor::from_vector(std::vector<double>{8, -8, NAN, 16, 0, -16, 2, 1, -4}, {rows, 1});
         c.logits = cast(cast(c.logits, Dtype::f64) + height, dtype);
         c.logits_offset = c.gradient_offset = classes % 4;
         c.z_loss = 0.01;
-        c.token_weights = {1, 0.5, 0, 2, 0.25, 1.5, 1, 1, 3};
+        c.token_weights = {1, 0.5, 0, 2, 0.25, 1.5, 1, 1, 3};  // the NaN are not read
         if (which != 1)
           for (std::int64_t v = 0; v < classes; ++v) c.class_weights.push_back(0.25F * static_cast<float>(1 + v % 7));
         if (which >= 1) c.label_smoothing = 0.3;
@@ -333,6 +333,25 @@ TEST_P(CrossEntropyGpu, Options) {
           EXPECT_TRUE(bitwise_equal(run(device(), variant, without).sum, got.sum));
         }
         EXPECT_GE(variants, 2);
+      }
+}
+
+// -inf where a class has a part of the target makes the loss infinite, elsewhere nothing; for every variant, and threads
+// that meet nothing else.
+TEST_P(CrossEntropyGpu, RuledOutClassesWithMass) {
+  for (const std::int64_t classes : {5, 130, 5000})
+    for (const auto& variant : forward_variants(device()))
+      for (const bool has_mass : {false, true}) {
+        Case c{.logits = full({1, classes}, -kInfinity), .target = {0}};
+        c.logits.data<float>()[classes / 2] = 3;
+        c.probabilities = zeros({1, classes});
+        c.probabilities.data<float>()[classes / 2] = 1;
+        if (has_mass) c.label_smoothing = 0.1;
+        if (!variant.supports(OnDevice(device(), c).args())) continue;
+        SCOPED_TRACE(fmt::format("{} V={} {}", variant.name, classes, has_mass));
+        const Result result = run(device(), variant, c);
+        EXPECT_EQ(result.sum.item<double>(), has_mass ? kInfinity : 0.0);
+        for (const double v : values(result.gradient)) EXPECT_TRUE(std::isfinite(v));
       }
 }
 

@@ -185,7 +185,7 @@ TEST_P(PointwiseLossOn, SavedGradientsStay) {
 // The kernel: addresses off the vectors' grid, gradients in place of input and target, nothing written beside them.
 TEST_P(PointwiseLossOn, MisalignedAndInPlace) {
   for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16})
-    for (const std::int64_t count : {0, 1, 7, 8, 9, 255, 4099})
+    for (const std::int64_t count : {0, 1, 7, 8, 9, 255, 1200, 4099})
       for (const std::int64_t offset : {0, 1})
         for (const bool in_place : {false, true}) {
           SCOPED_TRACE(fmt::format("{} count={} offset={} {}", to_string(dtype), count, offset, in_place));
@@ -225,6 +225,32 @@ TEST_P(PointwiseLossOn, MisalignedAndInPlace) {
                                       clone(before.slice(0, offset + count, offset + count + 1))));
           }
         }
+}
+
+// More elements than the grid takes at once, and more blocks than the last launch has threads. Misaligned: one element
+// per thread makes blocks of the fewest.
+TEST_P(PointwiseLossOn, MoreThanOneRoundOfTheGrid) {
+  const std::int64_t count = kernels::kPointwiseLossBlocks * 512 + 1000;
+  const Tensor x = here(arange(count + 1, Dtype::f32)).slice(0, 1, count + 1);
+  const Tensor sums = here(full({2}, kNaN, Dtype::f64));
+  const Tensor partials = here(zeros({kernels::pointwise_loss_partials(device(), count)}, Dtype::f64));
+  const Tensor target = here(zeros({count + 1})).slice(0, 1, count + 1);
+  kernels::pointwise_loss(device(), {.op = PointwiseLossOp::absolute,
+                                     .dtype = Dtype::f32,
+                                     .count = count,
+                                     .parameter = 0,
+                                     .input = x.raw_data(),
+                                     .target = target.raw_data(),
+                                     .weight = {},
+                                     .mask = {},
+                                     .pos_weight = {},
+                                     .dinput = nullptr,
+                                     .dtarget = nullptr,
+                                     .sum = sums.data<double>(),
+                                     .denominator = sums.data<double>() + 1,
+                                     .partials = partials.data<double>()});
+  const auto n = static_cast<double>(count);
+  EXPECT_EQ(values(back(sums)), (std::vector<double>{n * (n + 1) / 2, n}));
 }
 
 TEST_P(PointwiseLossOn, Errors) {

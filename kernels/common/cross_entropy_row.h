@@ -55,7 +55,7 @@ WEFT_DEVICE RowTarget<C> read_target(const CrossEntropyForward& args, std::int64
 template <int kWidth, class S>
 WEFT_DEVICE Vec<compute_t<S>, kWidth> masses(const CrossEntropyForward& args, std::int64_t row, std::int64_t v) {
   using C = compute_t<S>;
-  const C smooth = static_cast<C>(args.label_smoothing / static_cast<double>(args.classes));
+  const C smooth = static_cast<C>(args.label_smoothing) / static_cast<C>(args.classes);
   Vec<C, kWidth> mass;
   WEFT_UNROLL
   for (int i = 0; i < kWidth; ++i) mass[i] = smooth;
