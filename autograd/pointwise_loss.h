@@ -20,14 +20,14 @@ struct BceWithLogitsOptions {
 ///   sum = sum_i w[i] (x[i] - y[i])²,  denominator = sum_i w[i],  w = weight, 0 where mask is 0
 /// Without options mean() is PyTorch's reduction="mean". With weights mean() is the weighted mean, whose denominator is
 /// the sum of the weights; PyTorch divides by the number of elements.
-/// Shapes:   input, target of one shape [...], any rank, no elements allowed; weight, mask broadcast to it -> sum f64 [],
-///           denominator f64 []. When nothing counts both are 0 and the gradients are zero.
+/// Shapes:   input, target of one shape [...], any rank, no elements allowed; weight, mask broadcast to it -> sum f64
+///           [], denominator f64 []. When nothing counts both are 0 and the gradients are zero.
 /// Types:    input f32|f16|bf16|f64, target and weight as input; a term in f32 (f64 for f64), terms are added in f64.
-/// Layout:   operands are made contiguous when they are not. weight and mask are read as they are where their dimensions
-///           above 1 lie side by side ([C], [R, 1], a scalar); else they are copied to the full shape.
-/// Grad:     dinput = w 2 (x - y) dsum, dtarget = -dinput; exactly 0 where nothing counts, even where input or target is
-///           inf or NaN. Computed by forward in the same read and saved; backward multiplies by dsum, or hands the saved
-///           tensor over when dsum is 1 (as it is for a Window). weight is a constant.
+/// Layout:   operands are made contiguous when they are not. weight and mask are read as they are where their
+///           dimensions above 1 lie side by side ([C], [R, 1], a scalar); else they are copied to the full shape.
+/// Grad:     dinput = w 2 (x - y) dsum, dtarget = -dinput; exactly 0 where nothing counts, even where input or target
+///           is inf or NaN. Computed by forward in the same read and saved; backward multiplies by dsum, or hands the
+///           saved tensor over when dsum is 1 (as it is for a Window). weight is a constant.
 /// Errors:   ShapeError "[mse_loss] target must have shape [8, 4] like input but has [8]"; "[mse_loss] weight of shape
 ///           [3] does not broadcast to [8, 4]"; DtypeError; DeviceError.
 /// Cost:     N elements: reads 2N, writes N for each gradient asked for; backward reads and writes N for each, nothing

@@ -2,7 +2,8 @@
 // exponentials relative to the largest value so far. They are left in the gradient's row and brought to the final
 // maximum and sum in a second sweep, which finds them in the L2; so there is one exponential per element. (16-bit
 // gradients would round them twice: there the second sweep takes the exponentials again.)
-// Where every class has mass (probabilities, smoothing), a sweep between the two adds the masses up, from the L2 as well.
+// Where every class has mass (probabilities, smoothing), a sweep between the two adds the masses up, from the L2 as
+// well.
 #include "kernels/cross_entropy.h"
 
 #include <algorithm>
@@ -68,8 +69,9 @@ double check_targets(const CrossEntropyForward& args) {
   return kPlain ? static_cast<double>(counted) : weight;
 }
 
-// What a row's target asks for: mass[v] = w[v] (keep p[v] + smooth), and `hard` more at `target` (-1: none). kPlain: there
-// are no options; a mass of 1 at the target, known to the compiler (a tenth to a third faster for short rows).
+// What a row's target asks for: mass[v] = w[v] (keep p[v] + smooth), and `hard` more at `target` (-1: none). kPlain:
+// there are no options; a mass of 1 at the target, known to the compiler (128 rows of 10 in f32: 2.3 us instead of 2.8;
+// AMD EPYC, 2026-11-26, `./run --preset release bench cross_entropy`).
 template <class S, bool kPlain>
 struct RowTarget {
   using C = compute_t<S>;

@@ -9,11 +9,11 @@
 //   Ends:    a row may begin anywhere: V is often odd (50257), so that most rows are not aligned. The elements before
 //            the first whole sector and behind the last vector go to the first threads, one each. This needs logits and
 //            gradient to lie alike; else elements are moved one by one ("..._elementwise").
-//   Options: looked up in the kernel, the same way for all threads, but for one: where every class has mass (probabilities,
-//            smoothing) each kernel has a second, "dense" instantiation, because the masses cost up to half as many
-//            registers again. It reads a vector's masses beside it, and again for the gradient: keeping them on chip
-//            would halve the longest row. Without them only the target has mass, and weights and z-loss are two factors
-//            per row.
+//   Options: looked up in the kernel, the same way for all threads, but for one: where every class has mass
+//            (probabilities, smoothing) each kernel has a second, "dense" instantiation, because the masses cost up to
+//            half as many registers again. It reads a vector's masses beside it, and again for the gradient: keeping
+//            them on chip would halve the longest row. Without them only the target has mass, and weights and z-loss
+//            are two factors per row.
 //   Loss:    a row's term is added in f64 by the thread that holds the row's target (that of lane 0 for probabilities).
 //            A block walks consecutive rows and leaves its sum, its weight and its first bad row as partials; one last
 //            block adds them up in order.
@@ -335,8 +335,8 @@ WEFT_KERNEL __launch_bounds__(kThreads) shared_row_kernel(CrossEntropyForward ar
   WEFT_SHARED(C, largest_scratch, kThreads / kWarpSize);
   WEFT_SHARED(C, sum_scratch, kThreads / kWarpSize);
   WEFT_SHARED(C, spread_scratch, 2 * kThreads / kWarpSize);
-  // Several scratch arrays need no barrier between rows: whoever writes one has passed another's barrier, which everyone
-  // reaches after reading the first.
+  // Several scratch arrays need no barrier between rows: whoever writes one has passed another's barrier, which
+  // everyone reaches after reading the first.
   for_each_row<kWidth, kThreads, S>(args, rows_per_block, [&](const BlockRow<S>& row) {
     const RowParts& parts = row.parts;
     const S* const x = row.x;

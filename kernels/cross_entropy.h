@@ -1,5 +1,5 @@
 #pragma once
-// Softmax cross-entropy of [R, V] logits with the gradient from the same read; weights, smoothing, z-loss: autograd/cross_entropy.h.
+// Softmax cross-entropy of [R, V] logits with the gradient from the same read. Formula: autograd/cross_entropy.h.
 #include <cstdint>
 
 #include "kernels/common/contract.h"
@@ -8,15 +8,15 @@
 namespace weft::kernels {
 
 /// For every row r that counts (mask[r] and token_weights[r] are not 0 and targets[r] is not ignore_index), with
-/// t = token_weights[r], w = class_weights (1 where null), L = log(sum_v exp(x[r,v])), and the mass that the target puts
-/// on class v:
+/// t = token_weights[r], w = class_weights (1 where null), L = log(sum_v exp(x[r,v])), and the mass that the target
+/// puts on class v:
 ///   labels:         a[v] = (1 - label_smoothing) w[target] (v == target) + label_smoothing / V w[v]
 ///   probabilities:  a[v] = w[v] ((1 - label_smoothing) p[r,v] + label_smoothing / V)
 ///   sum += t (sum_v a[v] (L - x[r,v]) + z_loss L²)
 ///   gradient[r,v] = t ((sum_u a[u] + 2 z_loss L) softmax(x[r])[v] - a[v])
 ///   denominator += t w[target] (labels), t (probabilities)
-/// A class with a[v] == 0 adds nothing, even where x[r,v] is -inf. For the other rows, and for those whose weights leave
-/// nothing (w[target] == 0 without smoothing and z-loss), nothing and a row of zeros; their logits are not read.
+/// A class with a[v] == 0 adds nothing, even where x[r,v] is -inf. For the other rows, and for those whose weights
+/// leave nothing (w[target] == 0 without smoothing and z-loss), nothing and a row of zeros; their logits are not read.
 /// Traffic: reads R·V elements (of rows that count) + 9R bytes, writes R·V elements when a gradient is asked for. On a
 /// GPU a row that does not fit in a block's shared memory is read twice when a gradient is asked for. Probabilities are
 /// read twice with a gradient (the second read finds the row in a cache), token weights add 4R bytes.

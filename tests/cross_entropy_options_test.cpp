@@ -1,5 +1,5 @@
-// What the options of cross_entropy mean, on every device: numbers from PyTorch, denominators, rows that do not count, bad
-// labels, infinities.
+// What the options of cross_entropy mean, on every device: numbers from PyTorch, denominators, rows that do not count,
+// bad labels, infinities.
 #include <cmath>
 #include <functional>
 #include <limits>
