@@ -33,12 +33,12 @@ CrossEntropyOptions options_of(const Asked& asked, const Tensors& x) {
 
 std::vector<Input> inputs_of(const Shape& rows, std::int64_t classes, const Asked& asked, Input logits) {
   std::vector<Input> inputs{std::move(logits)};
+  const std::int64_t middle = classes / 2;
   if (asked.probabilities) {  // not normalised: nothing in the formula needs it. Some are 0.
     inputs.push_back(constant(listed(inputs[0].shape, {0.5, 0, 0.25, 0.125, 0.75, 0.0625, 0})));
   } else if (asked.some_ignored) {
     inputs.push_back(constant(with_dtype(
-        listed(rows, {0, -100, static_cast<double>(classes - 1), static_cast<double>((classes - classes % 2) / 2)}),
-        Dtype::i64)));
+        listed(rows, {0, -100, static_cast<double>(classes - 1), static_cast<double>(middle)}), Dtype::i64)));
   } else {
     inputs.push_back(integers(rows, 0, classes));
   }
