@@ -9,16 +9,23 @@
 //   Ends:    a row may begin anywhere: V is often odd (50257), so that most rows are not aligned. The elements before
 //            the first whole sector and behind the last vector go to the first threads, one each. This needs logits and
 //            gradient to lie alike; else elements are moved one by one ("..._elementwise").
-//   Loss:    a row's term is added in f64 by the thread that holds the row's target. A block walks consecutive rows and
-//            leaves its sum, its number of rows and its first bad row as partials; one last block adds them up in order.
+//   Options: looked up in the kernel, the same way for all threads, but for one: where every class has mass
+//            (probabilities, smoothing) each kernel has a second, "dense" instantiation, because the masses cost up to
+//            half as many registers again. It reads a vector's masses beside it, and again for the gradient: keeping
+//            them on chip would halve the longest row. Without them only the target has mass, and weights and z-loss
+//            are two factors per row.
+//   Loss:    a row's term is added in f64 by the thread that holds the row's target (that of lane 0 for probabilities).
+//            A block walks consecutive rows and leaves its sum, its weight and its first bad row as partials; one last
+//            block adds them up in order.
 //   Grid:    at most 2048 blocks, fixed by the shape.
-//   Shared:  192 bytes ("lanes", "warp"); the row and up to 256 bytes ("shared"); up to 256 bytes ("reread").
+//   Shared:  192 bytes ("lanes", "warp"); the row and up to 512 bytes ("shared"); up to 512 bytes ("reread").
 #include "kernels/cross_entropy.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "kernels/common/block.h"
+#include "kernels/common/cross_entropy_row.h"
 #include "kernels/common/launch.h"
 #include "kernels/common/status.h"
 
@@ -48,15 +55,6 @@ WEFT_DEVICE float rough_exponential(float x) {
 #endif
 }
 
-enum class Label : std::uint8_t { counts, does_not_count, is_bad };
-
-WEFT_DEVICE Label read_label(const CrossEntropyForward& args, std::int64_t row, std::int64_t& target) {
-  if (args.mask != nullptr && load_one<Cache::readonly>(args.mask + row) == 0) return Label::does_not_count;
-  target = load_one<Cache::readonly>(args.targets + row);
-  if (target == args.ignore_index) return Label::does_not_count;
-  return target >= 0 && target < args.classes ? Label::counts : Label::is_bad;
-}
-
 /// How a row lies in memory: `vectors` vectors from element `body` on, which begins a 32-byte sector, and at both ends
 /// together fewer than 32 elements, of which this thread has element `edge`, or none: -1.
 struct RowParts {
@@ -79,7 +77,7 @@ WEFT_DEVICE RowParts row_parts(const S* row, std::int64_t classes, int thread) {
 /// What a thread, and then a block, has found so far.
 struct Tally {
   double sum = 0;
-  double counted = 0;
+  double counted = 0;      // their weight
   double bad = -INFINITY;  // minus the number of the first bad row: a maximum finds it
 };
 
@@ -101,6 +99,13 @@ WEFT_DEVICE T block_max(T value, Shared<T> scratch) {
   return largest;
 }
 
+/// value -= factor * mass.
+template <int kWidth, class C>
+WEFT_DEVICE void subtract(Vec<C, kWidth>& value, C factor, const Vec<C, kWidth>& mass) {
+  WEFT_UNROLL
+  for (int i = 0; i < kWidth; ++i) value[i] -= factor * mass[i];
+}
+
 template <int kWidth, class C>
 WEFT_DEVICE C largest_lane(const Vec<C, kWidth>& value) {
   C largest = value[0];
@@ -113,8 +118,9 @@ WEFT_DEVICE C largest_lane(const Vec<C, kWidth>& value) {
 
 constexpr int kWarpRowThreads = 256;
 
-template <class S, int kWidth, int kLanes, int kVectors>
-WEFT_KERNEL __launch_bounds__(kWarpRowThreads) warp_rows_kernel(CrossEntropyForward args, std::int64_t rows_per_block) {
+template <class S, int kWidth, int kLanes, int kVectors, bool kDense>
+WEFT_KERNEL __launch_bounds__(kWarpRowThreads, kDense ? 1 : 2)  // 2 would make "dense" spill
+    warp_rows_kernel(CrossEntropyForward args, std::int64_t rows_per_block) {
   using C = compute_t<S>;
   constexpr int kWarps = kWarpRowThreads / kWarpSize;
   WEFT_SHARED(double, sums, kWarps);
@@ -129,9 +135,12 @@ WEFT_KERNEL __launch_bounds__(kWarpRowThreads) warp_rows_kernel(CrossEntropyForw
     // Lanes without a row, or whose row does not count, go along: the warp's shuffles need all of them.
     const std::int64_t row = first + static_cast<int>(threadIdx.x) / kLanes;
     const bool exists = row < end;
-    std::int64_t target = 0;
-    const Label label = exists ? read_label(args, row, target) : Label::does_not_count;
-    const bool counts_here = label == Label::counts;
+    const RowTarget<C> asked = exists ? read_target<C>(args, row) : RowTarget<C>{};
+    const bool counts_here = asked.label == Label::counts;
+    if (lane == 0) {
+      tally.counted += asked.counted;
+      if (asked.label == Label::is_bad) tally.bad = larger(tally.bad, -static_cast<double>(row));
+    }
     const S* const x = static_cast<const S*>(args.logits) + row * args.classes;
     const RowParts parts = row_parts<kWidth>(x, args.classes, lane);
 
@@ -155,7 +164,23 @@ WEFT_KERNEL __launch_bounds__(kWarpRowThreads) warp_rows_kernel(CrossEntropyForw
     largest = warp_max<kLanes>(largest);
     const C shift = shift_for(largest);
 
-    const int wanted = counts_here ? static_cast<int>(target) : -(1 << 30);  // no element of any vector
+    Spread<C> spread{asked.hard};
+    if constexpr (kDense) {
+      Spread<C> own;
+      WEFT_UNROLL
+      for (int k = 0; k < kVectors; ++k) {
+        const int vector = k * kLanes + lane;
+        if (!counts_here || vector >= parts.vectors) continue;
+        const Vec<C, kWidth> mass = masses<kWidth, S>(args, row, parts.body + vector * kWidth);
+        WEFT_UNROLL
+        for (int i = 0; i < kWidth; ++i) own.add(mass[i], largest, value[k][i]);
+      }
+      if (kWidth > 1 && counts_here && parts.edge >= 0) own.add(masses<1, S>(args, row, parts.edge)[0], largest, edge);
+      const C mass_total = warp_sum<kLanes>(own.total);
+      spread = row_spread(args, asked.hard, mass_total, warp_sum<kLanes>(own.terms));
+    }
+
+    const int wanted = counts_here && asked.target >= 0 ? static_cast<int>(asked.target) : -(1 << 30);  // no element
     bool has_target = kWidth > 1 && parts.edge == wanted;
     C target_value = edge;
     C total = 0;
@@ -175,25 +200,29 @@ WEFT_KERNEL __launch_bounds__(kWarpRowThreads) warp_rows_kernel(CrossEntropyForw
     }
     edge = kWidth > 1 ? exponential(edge - shift) : C(0);
     total = warp_sum<kLanes>(total + edge);
-    if (has_target) tally.sum += static_cast<double>(logarithm(total) + (largest - target_value));
-    if (lane == 0) {
-      if (counts_here) tally.counted += 1;
-      if (label == Label::is_bad) tally.bad = larger(tally.bad, -static_cast<double>(row));
-    }
+    if (args.probabilities != nullptr) has_target = counts_here && lane == 0;
+    if (has_target) tally.sum += static_cast<double>(row_term(args, asked, spread, total, largest, target_value));
 
     if (args.gradient == nullptr || !exists) continue;
-    const C inverse = counts_here ? C(1) / total : C(0);  // else a total of 0
+    // A row that does not count has a total of 0.
+    const C inverse = counts_here ? row_factor(args, asked, spread.total, total, largest) / total : C(0);
+    const C at_target = asked.token * asked.hard;
     S* const gradient = static_cast<S*>(args.gradient) + row * args.classes;
     WEFT_UNROLL
     for (int k = 0; k < kVectors; ++k) {
       const int vector = k * kLanes + lane, offset = wanted - parts.body - vector * kWidth;
       if (vector >= parts.vectors) continue;
       WEFT_UNROLL
-      for (int i = 0; i < kWidth; ++i) value[k][i] = value[k][i] * inverse - (offset == i ? C(1) : C(0));
+      for (int i = 0; i < kWidth; ++i) value[k][i] = value[k][i] * inverse - (offset == i ? at_target : C(0));
+      if (kDense && counts_here)
+        subtract(value[k], asked.token, masses<kWidth, S>(args, row, parts.body + vector * kWidth));
       store(gradient + parts.body + vector * kWidth, narrow<S>(value[k]));
     }
-    if (kWidth > 1 && parts.edge >= 0)
-      store_one(gradient + parts.edge, narrow<S>(edge * inverse - (parts.edge == wanted ? C(1) : C(0))));
+    if (kWidth > 1 && parts.edge >= 0) {
+      edge = edge * inverse - (parts.edge == wanted ? at_target : C(0));
+      if (kDense && counts_here) edge -= asked.token * masses<1, S>(args, row, parts.edge)[0];
+      store_one(gradient + parts.edge, narrow<S>(edge));
+    }
   }
 
   tally.sum = warp_sum(tally.sum);
@@ -245,16 +274,37 @@ WEFT_DEVICE void for_each_vector(const S* x, const RowParts& parts, F&& f) {
   }
 }
 
-/// gradient[e, e + kWidth) = exponentials * inverse, less 1 at the target.
-template <int kWidth, class S, class C>
-WEFT_DEVICE void store_gradient(S* gradient, std::int64_t e, Vec<C, kWidth> exponentials, C inverse,
-                                std::int64_t target) {
+/// A row that counts, as a block sees it.
+template <class S>
+struct BlockRow {
+  const S* x;
+  S* gradient;  // or null
+  std::int64_t number;
+  RowParts parts;
+  RowTarget<compute_t<S>> asked;
+};
+
+/// gradient[e, e + kWidth) = exponentials * inverse - token * masses.
+template <int kWidth, bool kDense, class S, class C>
+WEFT_DEVICE void store_gradient(const CrossEntropyForward& args, const BlockRow<S>& row, std::int64_t e,
+                                Vec<C, kWidth> exponentials, C inverse) {
+  const C at_target = row.asked.token * row.asked.hard;
   WEFT_UNROLL
-  for (int i = 0; i < kWidth; ++i) exponentials[i] = exponentials[i] * inverse - (e + i == target ? C(1) : C(0));
-  store(gradient + e, narrow<S>(exponentials));
+  for (int i = 0; i < kWidth; ++i)
+    exponentials[i] = exponentials[i] * inverse - (e + i == row.asked.target ? at_target : C(0));
+  if constexpr (kDense) subtract(exponentials, row.asked.token, masses<kWidth, S>(args, row.number, e));
+  store(row.gradient + e, narrow<S>(exponentials));
 }
 
-/// Walks the rows of a block: f(x, gradient, target, parts) returns the loss of a row that counts.
+/// The whole row's sums from those of the threads; scratch holds 2 * kThreads / 32 elements.
+template <int kThreads, class C>
+WEFT_DEVICE Spread<C> block_spread(const CrossEntropyForward& args, const Spread<C>& own, C hard, Shared<C> scratch) {
+  C sums[2] = {own.total, own.terms};
+  block_sums<kThreads>(sums, scratch);
+  return row_spread(args, hard, sums[0], sums[1]);
+}
+
+/// Walks the rows of a block: f(row) returns the term of a row that counts.
 template <int kWidth, int kThreads, class S, class F>
 WEFT_DEVICE void for_each_row(const CrossEntropyForward& args, std::int64_t rows_per_block, F&& f) {
   const std::int64_t begin = blockIdx.x * rows_per_block;
@@ -265,122 +315,151 @@ WEFT_DEVICE void for_each_row(const CrossEntropyForward& args, std::int64_t rows
     const S* const x = static_cast<const S*>(args.logits) + row * args.classes;
     S* const gradient = args.gradient != nullptr ? static_cast<S*>(args.gradient) + row * args.classes : nullptr;
     const RowParts parts = row_parts<kWidth>(x, args.classes, static_cast<int>(threadIdx.x));
-    std::int64_t target = 0;
-    const Label label = read_label(args, row, target);
-    if (label == Label::counts) {
-      tally.sum += static_cast<double>(f(x, gradient, target, parts));
-      tally.counted += 1;
+    const RowTarget<compute_t<S>> asked = read_target<compute_t<S>>(args, row);
+    tally.counted += asked.counted;
+    if (asked.label == Label::counts) {
+      tally.sum += static_cast<double>(f(BlockRow<S>{x, gradient, row, parts, asked}));
     } else {
-      if (label == Label::is_bad) tally.bad = larger(tally.bad, -static_cast<double>(row));
+      if (asked.label == Label::is_bad) tally.bad = larger(tally.bad, -static_cast<double>(row));
       if (gradient != nullptr) zero_row<kWidth, kThreads>(gradient, parts);
     }
   }
   if (threadIdx.x == 0) store_partials(args, tally);
 }
 
-template <class S, int kWidth, int kThreads>
+template <class S, int kWidth, int kThreads, bool kDense>
 WEFT_KERNEL __launch_bounds__(kThreads) shared_row_kernel(CrossEntropyForward args, std::int64_t rows_per_block) {
   using C = compute_t<S>;
   constexpr bool kKeepsExponentials = std::is_same_v<S, C>;  // 16 bits would round them twice
   WEFT_SHARED_DYNAMIC(S, kept);                              // the row's vectors; each thread meets only its own again
   WEFT_SHARED(C, largest_scratch, kThreads / kWarpSize);
   WEFT_SHARED(C, sum_scratch, kThreads / kWarpSize);
-  // Two scratch arrays need no barrier between rows: whoever writes one has passed the other's barrier, which everyone
-  // reaches after reading the first.
-  for_each_row<kWidth, kThreads, S>(
-      args, rows_per_block, [&](const S* x, S* gradient, std::int64_t target, const RowParts& parts) {
-        const C target_value = threadIdx.x == 0 ? widen(load_one(x + target)) : C(0);
-        C edge = kWidth > 1 && parts.edge >= 0 ? widen(load_one<Cache::streaming>(x + parts.edge)) : lowest<C>();
-        C largest = edge;
-        for_each_vector<kWidth, kThreads, Cache::streaming>(
-            x, parts, [&](std::int64_t vector, const Vec<S, kWidth>& stored) {
-              store_shared(kept, static_cast<int>(vector) * kWidth, stored);
-              largest = larger(largest, largest_lane(widen(stored)));
-            });
-        largest = block_max<kThreads>(largest, largest_scratch);
-        const C shift = shift_for(largest);
+  WEFT_SHARED(C, spread_scratch, 2 * kThreads / kWarpSize);
+  // Several scratch arrays need no barrier between rows: whoever writes one has passed another's barrier, which
+  // everyone reaches after reading the first.
+  for_each_row<kWidth, kThreads, S>(args, rows_per_block, [&](const BlockRow<S>& row) {
+    const RowParts& parts = row.parts;
+    const S* const x = row.x;
+    const C target_value = threadIdx.x == 0 && row.asked.target >= 0 ? widen(load_one(x + row.asked.target)) : C(0);
+    C edge = kWidth > 1 && parts.edge >= 0 ? widen(load_one<Cache::streaming>(x + parts.edge)) : lowest<C>();
+    C largest = edge;
+    for_each_vector<kWidth, kThreads, Cache::streaming>(x, parts,
+                                                        [&](std::int64_t vector, const Vec<S, kWidth>& stored) {
+                                                          store_shared(kept, static_cast<int>(vector) * kWidth, stored);
+                                                          largest = larger(largest, largest_lane(widen(stored)));
+                                                        });
+    largest = block_max<kThreads>(largest, largest_scratch);
+    const C shift = shift_for(largest);
 
-        edge = exponential(edge - shift);
-        C total = edge;
-        WEFT_NO_UNROLL
-        for (int vector = static_cast<int>(threadIdx.x); vector < parts.vectors; vector += kThreads) {
-          Vec<C, kWidth> value = widen(load_shared<kWidth>(kept, vector * kWidth));
+    Spread<C> spread{row.asked.hard};
+    if constexpr (kDense) {
+      Spread<C> own;
+      if (kWidth > 1 && parts.edge >= 0) own.add(masses<1, S>(args, row.number, parts.edge)[0], largest, edge);
+      WEFT_NO_UNROLL
+      for (int vector = static_cast<int>(threadIdx.x); vector < parts.vectors; vector += kThreads) {
+        const Vec<C, kWidth> value = widen(load_shared<kWidth>(kept, vector * kWidth));
+        const Vec<C, kWidth> mass = masses<kWidth, S>(args, row.number, parts.body + vector * kWidth);
+        WEFT_UNROLL
+        for (int i = 0; i < kWidth; ++i) own.add(mass[i], largest, value[i]);
+      }
+      spread = block_spread<kThreads>(args, own, row.asked.hard, spread_scratch);
+    }
+
+    edge = exponential(edge - shift);
+    C total = edge;
+    WEFT_NO_UNROLL
+    for (int vector = static_cast<int>(threadIdx.x); vector < parts.vectors; vector += kThreads) {
+      Vec<C, kWidth> value = widen(load_shared<kWidth>(kept, vector * kWidth));
+      WEFT_UNROLL
+      for (int i = 0; i < kWidth; ++i) {
+        value[i] = exponential(value[i] - shift);
+        total += value[i];
+      }
+      if constexpr (kKeepsExponentials)
+        if (row.gradient != nullptr) store_shared(kept, vector * kWidth, value);
+    }
+    total = block_sum<kThreads>(total, sum_scratch);
+
+    if (row.gradient != nullptr) {
+      const C inverse = row_factor(args, row.asked, spread.total, total, largest) / total;
+      WEFT_NO_UNROLL
+      for (int vector = static_cast<int>(threadIdx.x); vector < parts.vectors; vector += kThreads) {
+        Vec<C, kWidth> value = widen(load_shared<kWidth>(kept, vector * kWidth));
+        if constexpr (!kKeepsExponentials) {
           WEFT_UNROLL
-          for (int i = 0; i < kWidth; ++i) {
-            value[i] = exponential(value[i] - shift);
-            total += value[i];
-          }
-          if constexpr (kKeepsExponentials)
-            if (gradient != nullptr) store_shared(kept, vector * kWidth, value);
+          for (int i = 0; i < kWidth; ++i) value[i] = rough_exponential(value[i] - shift);
         }
-        total = block_sum<kThreads>(total, sum_scratch);
-
-        if (gradient != nullptr) {
-          const C inverse = C(1) / total;
-          WEFT_NO_UNROLL
-          for (int vector = static_cast<int>(threadIdx.x); vector < parts.vectors; vector += kThreads) {
-            Vec<C, kWidth> value = widen(load_shared<kWidth>(kept, vector * kWidth));
-            if constexpr (!kKeepsExponentials) {
-              WEFT_UNROLL
-              for (int i = 0; i < kWidth; ++i) value[i] = rough_exponential(value[i] - shift);
-            }
-            store_gradient<kWidth>(gradient, parts.body + vector * kWidth, value, inverse, target);
-          }
-          if (kWidth > 1 && parts.edge >= 0)
-            store_gradient<1>(gradient, parts.edge, Vec<C, 1>{{edge}}, inverse, target);
-        }
-        return logarithm(total) + (largest - target_value);
-      });
+        store_gradient<kWidth, kDense>(args, row, parts.body + vector * kWidth, value, inverse);
+      }
+      if (kWidth > 1 && parts.edge >= 0) store_gradient<1, kDense>(args, row, parts.edge, Vec<C, 1>{{edge}}, inverse);
+    }
+    return row_term(args, row.asked, spread, total, largest, target_value);
+  });
 }
 
 constexpr int kRereadThreads = 512;
 
-template <class S, int kWidth>
+template <class S, int kWidth, bool kDense>
 WEFT_KERNEL __launch_bounds__(kRereadThreads, 1)
     reread_row_kernel(CrossEntropyForward args, std::int64_t rows_per_block) {
   using C = compute_t<S>;
   constexpr int kThreads = kRereadThreads;
   WEFT_SHARED(C, largest_scratch, kThreads / kWarpSize);
   WEFT_SHARED(C, sum_scratch, kThreads / kWarpSize);
-  for_each_row<kWidth, kThreads, S>(
-      args, rows_per_block, [&](const S* x, S* gradient, std::int64_t target, const RowParts& parts) {
-        const C target_value = threadIdx.x == 0 ? widen(load_one(x + target)) : C(0);
-        const C edge = kWidth > 1 && parts.edge >= 0 ? widen(load_one(x + parts.edge)) : lowest<C>();
-        C own_largest = edge, own_total = exponential(edge - shift_for(edge));
-        for_each_vector<kWidth, kThreads, Cache::normal>(x, parts, [&](std::int64_t, const Vec<S, kWidth>& stored) {
-          const Vec<C, kWidth> value = widen(stored);
-          const C before = own_largest;
-          own_largest = larger(own_largest, largest_lane(value));
-          const C shift = shift_for(own_largest);
-          if (own_largest > before) own_total *= exponential(before - shift);
-          WEFT_UNROLL
-          for (int i = 0; i < kWidth; ++i) own_total += exponential(value[i] - shift);
-        });
-        const C largest = block_max<kThreads>(own_largest, largest_scratch);
-        const C shift = shift_for(largest);
-        // A thread without a finite element has nothing to add, unless it met NaN.
-        const C total = block_sum<kThreads>(
-            own_largest == lowest<C>() ? own_total : own_total * exponential(own_largest - shift), sum_scratch);
+  WEFT_SHARED(C, spread_scratch, 2 * kThreads / kWarpSize);
+  for_each_row<kWidth, kThreads, S>(args, rows_per_block, [&](const BlockRow<S>& row) {
+    const RowParts& parts = row.parts;
+    const S* const x = row.x;
+    const C target_value = threadIdx.x == 0 && row.asked.target >= 0 ? widen(load_one(x + row.asked.target)) : C(0);
+    const C edge = kWidth > 1 && parts.edge >= 0 ? widen(load_one(x + parts.edge)) : lowest<C>();
+    C own_largest = edge, own_total = exponential(edge - shift_for(edge));
+    Spread<C> own;
+    if (kDense && kWidth > 1 && parts.edge >= 0)
+      own.add(masses<1, S>(args, row.number, parts.edge)[0], shift_for(edge), edge);
+    for_each_vector<kWidth, kThreads, Cache::normal>(x, parts, [&](std::int64_t vector, const Vec<S, kWidth>& stored) {
+      const Vec<C, kWidth> value = widen(stored);
+      const C before = own_largest;
+      own_largest = larger(own_largest, largest_lane(value));
+      const C shift = shift_for(own_largest);
+      if (own_largest > before) own_total *= exponential(before - shift);
+      WEFT_UNROLL
+      for (int i = 0; i < kWidth; ++i) own_total += exponential(value[i] - shift);
+      if constexpr (!kDense) return;
+      if (own_largest > before && own.total != 0) own.terms += own.total * (own_largest - before);
+      const Vec<C, kWidth> mass = masses<kWidth, S>(args, row.number, parts.body + vector * kWidth);
+      WEFT_UNROLL
+      for (int i = 0; i < kWidth; ++i) own.add(mass[i], shift, value[i]);  // -inf alone: an infinite term
+    });
+    const C largest = block_max<kThreads>(own_largest, largest_scratch);
+    const C shift = shift_for(largest);
+    // A thread without a finite element has nothing to add, unless it met NaN.
+    const C total = block_sum<kThreads>(
+        own_largest == lowest<C>() ? own_total : own_total * exponential(own_largest - shift), sum_scratch);
+    Spread<C> spread{row.asked.hard};
+    if constexpr (kDense) {
+      if (own_largest < largest && own.total != 0) own.terms += own.total * (largest - own_largest);
+      spread = block_spread<kThreads>(args, own, row.asked.hard, spread_scratch);
+    }
 
-        if (gradient != nullptr) {
-          const C inverse = C(1) / total;
-          for_each_vector<kWidth, kThreads, Cache::streaming>(
-              x, parts, [&](std::int64_t vector, const Vec<S, kWidth>& stored) {
-                Vec<C, kWidth> value = widen(stored);
-                WEFT_UNROLL
-                for (int i = 0; i < kWidth; ++i) {
-                  if constexpr (std::is_same_v<S, C>)
-                    value[i] = exponential(value[i] - shift);
-                  else
-                    value[i] = rough_exponential(value[i] - shift);
-                }
-                store_gradient<kWidth>(gradient, parts.body + vector * kWidth, value, inverse, target);
-              });
-          if (kWidth > 1 && parts.edge >= 0)
-            store_gradient<1>(gradient, parts.edge, Vec<C, 1>{{exponential(edge - shift)}}, inverse, target);
-        }
-        return logarithm(total) + (largest - target_value);
-      });
+    if (row.gradient != nullptr) {
+      const C inverse = row_factor(args, row.asked, spread.total, total, largest) / total;
+      for_each_vector<kWidth, kThreads, Cache::streaming>(
+          x, parts, [&](std::int64_t vector, const Vec<S, kWidth>& stored) {
+            Vec<C, kWidth> value = widen(stored);
+            WEFT_UNROLL
+            for (int i = 0; i < kWidth; ++i) {
+              if constexpr (std::is_same_v<S, C>)
+                value[i] = exponential(value[i] - shift);
+              else
+                value[i] = rough_exponential(value[i] - shift);
+            }
+            store_gradient<kWidth, kDense>(args, row, parts.body + vector * kWidth, value, inverse);
+          });
+      if (kWidth > 1 && parts.edge >= 0)
+        store_gradient<1, kDense>(args, row, parts.edge, Vec<C, 1>{{exponential(edge - shift)}}, inverse);
+    }
+    return row_term(args, row.asked, spread, total, largest, target_value);
+  });
 }
 
 // --- sum and denominator ---------------------------------------------------------------------------------------------
@@ -430,8 +509,12 @@ void start(const Stream& stream, const CrossEntropyForward& args, const char* na
           .dynamic_shared_bytes = shared_bytes,
           .operands = {rows_operand<S>("logits", args, args.logits),
                        rows_operand<S>("gradient", args, args.gradient),
+                       rows_operand<S>("probabilities", args, args.probabilities),
                        {"targets", args.targets, args.rows * 8},
                        {"mask", args.mask, args.rows},
+                       {"token_weights", args.token_weights, args.rows * 4},
+                       {"class_weights", args.class_weights,
+                        args.classes * static_cast<std::int64_t>(sizeof(compute_t<S>)), OperandKind::broadcast},
                        partials}},
          kernel, args, rows_per_block);
   launch(stream,
@@ -442,10 +525,13 @@ void start(const Stream& stream, const CrossEntropyForward& args, const char* na
          finish_kernel, args, static_cast<int>(blocks));
 }
 
-/// Whether the rows of logits and gradient lie alike relative to 16-byte boundaries.
+/// Whether the rows of logits, probabilities and gradient lie alike relative to 16-byte boundaries.
 bool lie_alike(const CrossEntropyForward& args) {
-  return args.gradient == nullptr ||
-         (reinterpret_cast<std::uintptr_t>(args.logits) - reinterpret_cast<std::uintptr_t>(args.gradient)) % 16 == 0;
+  const auto alike = [&](const void* other) {
+    return other == nullptr ||
+           (reinterpret_cast<std::uintptr_t>(args.logits) - reinterpret_cast<std::uintptr_t>(other)) % 16 == 0;
+  };
+  return alike(args.gradient) && alike(args.probabilities);
 }
 
 std::int64_t row_bytes(const CrossEntropyForward& args) { return args.classes * element_bytes(args.dtype); }
@@ -462,41 +548,51 @@ bool fits_shared(const CrossEntropyForward& args) {
   return row_bytes(args) <= limit - 512;  // for the static part
 }
 
-constexpr std::int64_t kMostVectors = 8, kMostLaneClasses = 32;
+constexpr std::int64_t kMostLaneClasses = 32;
+/// Vectors per lane at the most: 32 elements, 16 of f64.
+template <std::size_t kElementBytes>
+constexpr int kMostVectorsOf = kElementBytes == 2 ? 4 : 8;
 
 bool supports_lanes(const CrossEntropyForward& args) { return args.classes <= kMostLaneClasses; }
 bool supports_warp(const CrossEntropyForward& args) {
   const std::int64_t vectors = args.classes * element_bytes(args.dtype) / 16;
-  return lie_alike(args) && vectors <= kWarpSize * (element_bytes(args.dtype) == 2 ? kMostVectors / 2 : kMostVectors);
+  return lie_alike(args) &&
+         vectors <= kWarpSize * (element_bytes(args.dtype) == 2 ? kMostVectorsOf<2> : kMostVectorsOf<4>);
 }
 bool supports_shared(const CrossEntropyForward& args) { return lie_alike(args) && fits_shared(args); }
+bool supports_shared_elementwise(const CrossEntropyForward& args) { return !is_dense(args) && fits_shared(args); }
 bool supports_all(const CrossEntropyForward&) { return true; }
+
+// Dense rows have fewer instantiations: the widest of each.
 
 void run_lanes(const Stream& stream, const CrossEntropyForward& args) {
   dispatch_float(args.dtype, "cross_entropy", [&]<class S>(std::type_identity<S>) {
-    const auto with = [&]<int kLanes>(std::integral_constant<int, kLanes>) {
+    const auto with = [&]<int kLanes, bool kDense>(std::integral_constant<int, kLanes>, std::bool_constant<kDense>) {
       start<S>(stream, args, "cross_entropy_lanes", kWarpRowThreads, kWarpRowThreads / kLanes, 0,
-               warp_rows_kernel<S, 1, kLanes, 1>);
+               warp_rows_kernel<S, 1, kLanes, 1, kDense>);
     };
-    if (args.classes <= 4) return with(std::integral_constant<int, 4>{});
-    if (args.classes <= 8) return with(std::integral_constant<int, 8>{});
-    if (args.classes <= 16) return with(std::integral_constant<int, 16>{});
-    with(std::integral_constant<int, 32>{});
+    if (is_dense(args)) return with(std::integral_constant<int, 32>{}, std::true_type{});
+    if (args.classes <= 4) return with(std::integral_constant<int, 4>{}, std::false_type{});
+    if (args.classes <= 8) return with(std::integral_constant<int, 8>{}, std::false_type{});
+    if (args.classes <= 16) return with(std::integral_constant<int, 16>{}, std::false_type{});
+    with(std::integral_constant<int, 32>{}, std::false_type{});
   });
 }
 
 void run_warp(const Stream& stream, const CrossEntropyForward& args) {
   dispatch_float(args.dtype, "cross_entropy", [&]<class S>(std::type_identity<S>) {
-    constexpr int kWidth = kVectorWidth<S>;
-    const auto with = [&]<int kVectors>(std::integral_constant<int, kVectors>) {
+    constexpr int kWidth = kVectorWidth<S>, kMost = kMostVectorsOf<sizeof(S)>;
+    const auto with = [&]<int kVectors, bool kDense>(std::integral_constant<int, kVectors>,
+                                                     std::bool_constant<kDense>) {
       start<S>(stream, args, "cross_entropy_warp", kWarpRowThreads, kWarpRowThreads / kWarpSize, 0,
-               warp_rows_kernel<S, kWidth, kWarpSize, kVectors>);
+               warp_rows_kernel<S, kWidth, kWarpSize, kVectors, kDense>);
     };
     const std::int64_t vectors = args.classes / kWidth;
-    if (vectors <= 1 * kWarpSize) return with(std::integral_constant<int, 1>{});
-    if (vectors <= 2 * kWarpSize) return with(std::integral_constant<int, 2>{});
-    if (sizeof(S) == 2 || vectors <= 4 * kWarpSize) return with(std::integral_constant<int, 4>{});
-    if constexpr (sizeof(S) > 2) with(std::integral_constant<int, 8>{});
+    if (is_dense(args)) return with(std::integral_constant<int, kMost>{}, std::true_type{});
+    if (vectors <= 1 * kWarpSize) return with(std::integral_constant<int, 1>{}, std::false_type{});
+    if (vectors <= 2 * kWarpSize) return with(std::integral_constant<int, 2>{}, std::false_type{});
+    if (kMost == 4 || vectors <= 4 * kWarpSize) return with(std::integral_constant<int, 4>{}, std::false_type{});
+    if constexpr (kMost > 4) with(std::integral_constant<int, kMost>{}, std::false_type{});
   });
 }
 
@@ -506,18 +602,22 @@ void run_shared(const Stream& stream, const CrossEntropyForward& args) {
   dispatch_float(args.dtype, "cross_entropy", [&]<class S>(std::type_identity<S>) {
     constexpr int kWidth = kVectors ? kVectorWidth<S> : 1;
     const char* const name = kVectors ? "cross_entropy_shared" : "cross_entropy_shared_elementwise";
+    if constexpr (kVectors)
+      if (is_dense(args))
+        return start<S>(stream, args, name, 512, 1, row_bytes(args), shared_row_kernel<S, kWidth, 512, true>);
     if (row_bytes(args) <= 16384)
-      start<S>(stream, args, name, 256, 1, row_bytes(args), shared_row_kernel<S, kWidth, 256>);
+      start<S>(stream, args, name, 256, 1, row_bytes(args), shared_row_kernel<S, kWidth, 256, false>);
     else
-      start<S>(stream, args, name, 512, 1, row_bytes(args), shared_row_kernel<S, kWidth, 512>);
+      start<S>(stream, args, name, 512, 1, row_bytes(args), shared_row_kernel<S, kWidth, 512, false>);
   });
 }
 
 template <bool kVectors>
 void run_reread(const Stream& stream, const CrossEntropyForward& args) {
   dispatch_float(args.dtype, "cross_entropy", [&]<class S>(std::type_identity<S>) {
+    constexpr int kWidth = kVectors ? kVectorWidth<S> : 1;
     start<S>(stream, args, kVectors ? "cross_entropy_reread" : "cross_entropy_reread_elementwise", kRereadThreads, 1, 0,
-             reread_row_kernel < S, kVectors ? kVectorWidth<S> : 1 >);
+             is_dense(args) ? reread_row_kernel<S, kWidth, true> : reread_row_kernel<S, kWidth, false>);
   });
 }
 
@@ -525,7 +625,8 @@ constexpr Variant<CrossEntropyForward> kForwardVariants[] = {
     {"lanes", "a few lanes per row, an element each", supports_lanes, run_lanes},
     {"warp", "a warp per row, the row in registers", supports_warp, run_warp},
     {"shared", "a block per row, the row in shared memory", supports_shared, run_shared<true>},
-    {"shared_elementwise", "the same for a gradient that is aligned differently", fits_shared, run_shared<false>},
+    {"shared_elementwise", "the same for a gradient that is aligned differently", supports_shared_elementwise,
+     run_shared<false>},
     {"reread", "a block per row, running maximum and sum, a second read for the gradient", lie_alike, run_reread<true>},
     {"reread_elementwise", "the same for a gradient that is aligned differently", supports_all, run_reread<false>},
 };

@@ -61,6 +61,10 @@ struct Case {
   std::int64_t logits_offset = 0, gradient_offset = 0;
   bool wants_gradient = true;
   std::int64_t ignore_index = -100;
+  Tensor probabilities = {};               // [R, V], as logits; instead of labels
+  std::vector<double> class_weights = {};  // [V]
+  std::vector<float> token_weights = {};   // [R]
+  double label_smoothing = 0, z_loss = 0;
 
   std::int64_t rows() const { return logits.size(0); }
   std::int64_t classes() const { return logits.size(1); }
@@ -81,6 +85,15 @@ class OnDevice {
     logits_ = on(device, padded).slice(0, before, before + count);
     target_ = on(device, Tensor::from_vector(c.target, {c.rows()}));
     if (c.mask.defined()) mask_ = on(device, c.mask);
+    if (c.probabilities.defined()) {  // at the logits' offset
+      Tensor around = cast(full({before + count + 8}, kInfinity), c.logits.dtype());
+      around.slice(0, before, before + count).copy_bytes_from(c.probabilities.reshape({count}));
+      probabilities_ = on(device, around).slice(0, before, before + count);
+    }
+    if (!c.class_weights.empty())
+      class_weights_ = on(device, cast(Tensor::from_vector(c.class_weights, {c.classes()}),
+                                       c.logits.dtype() == Dtype::f64 ? Dtype::f64 : Dtype::f32));
+    if (!c.token_weights.empty()) token_weights_ = on(device, Tensor::from_vector(c.token_weights, {c.rows()}));
     if (c.wants_gradient) gradient_ = on(device, marked());
     sum_ = output(device, {1}, Dtype::f64);
     denominator_ = output(device, {1}, Dtype::f64);
@@ -93,14 +106,19 @@ class OnDevice {
             .classes = case_.classes(),
             .ignore_index = case_.ignore_index,
             .logits = logits_.raw_data(),
-            .targets = target_.data<std::int64_t>(),
+            .targets = probabilities_.defined() ? nullptr : target_.data<std::int64_t>(),
             .mask = mask_.defined() ? mask_.data<std::uint8_t>() : nullptr,
             .gradient = case_.wants_gradient ? gradient_.slice(0, case_.gradient_offset, gradient_.numel()).raw_data()
                                              : nullptr,
             .sum = sum_.data<double>(),
             .denominator = denominator_.data<double>(),
             .partials = partials_.data<double>(),
-            .status = device_.kind == DeviceKind::cpu ? nullptr : status_word(device_)};
+            .status = device_.kind == DeviceKind::cpu ? nullptr : status_word(device_),
+            .probabilities = probabilities_.defined() ? probabilities_.raw_data() : nullptr,
+            .class_weights = class_weights_.defined() ? class_weights_.raw_data() : nullptr,
+            .token_weights = token_weights_.defined() ? token_weights_.data<float>() : nullptr,
+            .label_smoothing = case_.label_smoothing,
+            .z_loss = case_.z_loss};
   }
 
   Result read() const {
@@ -120,7 +138,8 @@ class OnDevice {
   }
   Device device_;
   const Case& case_;
-  Tensor logits_, target_, mask_, gradient_, sum_, denominator_, partials_;
+  Tensor logits_, target_, mask_, probabilities_, class_weights_, token_weights_, gradient_, sum_, denominator_,
+      partials_;
 };
 
 Result run(Device device, const Variant<CrossEntropyForward>& variant, const Case& c) {
@@ -132,6 +151,8 @@ Result run(Device device, const Variant<CrossEntropyForward>& variant, const Cas
 // The cpu op in f64, on the values as stored.
 Result reference(Case c) {
   c.logits = cast(c.logits, Dtype::f64);
+  if (c.probabilities.defined()) c.probabilities = cast(c.probabilities, Dtype::f64);
+  for (double& weight : c.class_weights) weight = static_cast<float>(weight);  // as for any dtype but f64
   c.logits_offset = c.gradient_offset = 0;
   c.wants_gradient = true;
   const OnDevice buffers({}, c);
@@ -264,6 +285,74 @@ TEST_P(CrossEntropyGpu, RowsThatBeginAnywhere) {
   Case c = make(3, 1500, Dtype::f16);
   c.logits_offset = c.gradient_offset = 7;
   check_variants(device(), c);
+}
+
+// Every variant with every option, for rows that begin anywhere; each row at its own height, so that nothing of another
+// row or of an earlier maximum is left where it does not belong.
+TEST_P(CrossEntropyGpu, Options) {
+  for (const std::int64_t classes : {1, 3, 31, 33, 200, 1030, 2100})
+    for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f64})
+      for (const int which : {0, 1, 2, 3}) {
+        const std::int64_t rows = 9;
+        Case c = make(rows, classes, dtype);
+        const Tensor height = Tensor::from_vector(std::vector<double>{8, -8, NAN, 16, 0, -16, 2, 1, -4}, {rows, 1});
+        c.logits = cast(cast(c.logits, Dtype::f64) + height, dtype);
+        c.logits_offset = c.gradient_offset = classes % 4;
+        c.z_loss = 0.01;
+        c.token_weights = {1, 0.5, 0, 2, 0.25, 1.5, 1, 1, 3};  // the NaN are not read
+        if (which != 1)
+          for (std::int64_t v = 0; v < classes; ++v) c.class_weights.push_back(0.25F * static_cast<float>(1 + v % 7));
+        if (which >= 1) c.label_smoothing = 0.3;
+        if (which == 3)
+          c.probabilities = cast(rand({rows, classes}, 9, Dtype::f64) * (2.0 / static_cast<double>(classes)), dtype);
+        const Result want = reference(c);
+        int variants = 0;
+        for (const auto& variant : forward_variants(device())) {
+          if (!variant.supports(OnDevice(device(), c).args())) continue;
+          SCOPED_TRACE(fmt::format("{} V={} {} {}", variant.name, classes, to_string(dtype), which));
+          ++variants;
+          const Result got = run(device(), variant, c);
+          // As in expect_close; a term has parts of up to z_loss L² = 0.01 * 24².
+          const double term = rounding(dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32) *
+                              (8 + std::sqrt(static_cast<double>(classes) / 8));
+          EXPECT_NEAR(got.sum.item<double>(), want.sum.item<double>(), term * static_cast<double>(rows) * 40);
+          EXPECT_NEAR(got.denominator.item<double>(), want.denominator.item<double>(), 1e-14 * 40);
+          const double stored = dtype == Dtype::bf16 ? rounding(dtype) + 0x1p-16 : 0;
+          const std::vector<double> values_got = values(got.gradient), values_want = values(want.gradient);
+          for (std::size_t i = 0; i < values_got.size(); ++i) {
+            const double at_target =
+                which < 3 && static_cast<std::int64_t>(i) % classes == c.target[i / static_cast<std::size_t>(classes)]
+                    ? 8
+                    : 0;
+            // A difference of a softmax and a mass: 1 / V each but for the target's.
+            const double size = std::fabs(values_want[i]) + 8 * (at_target + 1 / static_cast<double>(classes));
+            ASSERT_NEAR(values_got[i], values_want[i], 4 * term * size + stored * std::fabs(values_want[i])) << i;
+          }
+          Case without = c;
+          without.wants_gradient = false;
+          EXPECT_TRUE(bitwise_equal(run(device(), variant, without).sum, got.sum));
+        }
+        EXPECT_GE(variants, 2);
+      }
+}
+
+// -inf where a class has a part of the target makes the loss infinite, elsewhere nothing; for every variant, and threads
+// that meet nothing else.
+TEST_P(CrossEntropyGpu, RuledOutClassesWithMass) {
+  for (const std::int64_t classes : {5, 130, 5000})
+    for (const auto& variant : forward_variants(device()))
+      for (const bool has_mass : {false, true}) {
+        Case c{.logits = full({1, classes}, -kInfinity), .target = {0}};
+        c.logits.data<float>()[classes / 2] = 3;
+        c.probabilities = zeros({1, classes});
+        c.probabilities.data<float>()[classes / 2] = 1;
+        if (has_mass) c.label_smoothing = 0.1;
+        if (!variant.supports(OnDevice(device(), c).args())) continue;
+        SCOPED_TRACE(fmt::format("{} V={} {}", variant.name, classes, has_mass));
+        const Result result = run(device(), variant, c);
+        EXPECT_EQ(result.sum.item<double>(), has_mass ? kInfinity : 0.0);
+        for (const double v : values(result.gradient)) EXPECT_TRUE(std::isfinite(v));
+      }
 }
 
 TEST_P(CrossEntropyGpu, LargeLogits) {
