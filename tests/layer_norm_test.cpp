@@ -270,7 +270,8 @@ TEST(LayerNorm, EqualsItsComposite) {
     backward(y, randn({6, 19}, 4, Dtype::f64));
     return std::vector<Tensor>{y, grad(x), grad(gamma), grad(beta)};
   };
-  const std::vector<Tensor> fused = run(layer_norm), composite = run(layer_norm_composite);
+  const std::vector<Tensor> fused = run([](const auto&... in) { return layer_norm(in...); }),
+                            composite = run([](const auto&... in) { return layer_norm_composite(in...); });
   for (std::size_t i = 0; i < fused.size(); ++i)
     EXPECT_LE(relative_error(fused[i], composite[i]), 1e-13) << i;  // a few hundred roundings of 2^-53
 }
