@@ -87,37 +87,22 @@ WEFT_DEVICE void store_statistics(const RowNormForward& args, std::int64_t row, 
   if (args.rstd != nullptr) store_one(static_cast<C*>(args.rstd) + row, of.rstd);
 }
 
-/// a / b; short where both are, as they nearly always are.
-WEFT_DEVICE std::int64_t quotient(std::int64_t a, std::int64_t b) {
-  if ((a | b) >> 32 == 0) return static_cast<unsigned>(a) / static_cast<unsigned>(b);
-  return a / b;
-}
-
-/// What gamma or beta have for columns [c, c + kWidth) of a row.
-template <RowNorm kNorm, class T, int kWidth>
-WEFT_DEVICE Vec<compute_t<T>, kWidth> load_affine(const RowNormForward& args, const void* from_, std::int64_t row,
-                                                  std::int64_t c) {
-  const T* const from = static_cast<const T*>(from_);
-  if constexpr (kNorm != RowNorm::group) {
-    return widen(load<kWidth, Cache::readonly>(from + c));
-  } else {
-    const std::int64_t first = (row - quotient(row, args.groups) * args.groups) * args.planes;
-    const std::int64_t plane = quotient(c, args.spatial);
-    std::int64_t left = (plane + 1) * args.spatial - c;  // in this plane
-    const T* at = from + first + plane;
-    compute_t<T> here = widen(load_one<Cache::readonly>(at));
-    Vec<compute_t<T>, kWidth> values;
-    WEFT_UNROLL
-    for (int i = 0; i < kWidth; ++i) {
-      if (left == 0) {  // a vector may hold the ends of several planes
-        here = widen(load_one<Cache::readonly>(++at));
-        left = args.spatial;
-      }
-      values[i] = here;
-      --left;
-    }
-    return values;
-  }
+/// gamma and beta of the channel that column c of a group belongs to, 1 and 0 where there is none. N·G and D·S are below
+/// 2^31.
+template <class C>
+struct Affine {
+  C gamma, beta;
+};
+template <class T>
+WEFT_DEVICE Affine<compute_t<T>> load_group_affine(const RowNormForward& args, std::int64_t row, std::int64_t c) {
+  using C = compute_t<T>;
+  const unsigned group = static_cast<unsigned>(row) % static_cast<unsigned>(args.groups);
+  const unsigned plane = static_cast<unsigned>(c) / static_cast<unsigned>(args.spatial);
+  const std::int64_t channel = group * args.planes + plane;
+  const auto at = [&](const void* from, C none) {
+    return from != nullptr ? widen(load_one<Cache::readonly>(static_cast<const T*>(from) + channel)) : none;
+  };
+  return {at(args.gamma, C(1)), at(args.beta, C(0))};
 }
 
 /// y[c, c + kWidth) from x there.
@@ -125,7 +110,7 @@ template <RowNorm kNorm, class T, int kWidth>
 WEFT_DEVICE void normalise(const RowNormForward& args, std::int64_t row, std::int64_t c, const Vec<T, kWidth>& x,
                            const Statistics<compute_t<T>>& of) {
   using C = compute_t<T>;
-  const void *const gamma = args.gamma, *const beta = args.beta;
+  const T *const gamma = static_cast<const T*>(args.gamma), *const beta = static_cast<const T*>(args.beta);
   Vec<C, kWidth> value = widen(x);
   if constexpr (kNorm == RowNorm::rms) {
     WEFT_UNROLL
@@ -135,27 +120,36 @@ WEFT_DEVICE void normalise(const RowNormForward& args, std::int64_t row, std::in
     WEFT_UNROLL
     for (int i = 0; i < kWidth; ++i) value[i] = fused(value[i] - of.mean, of.rstd, offset);
   }
-  if (gamma != nullptr) {
-    const Vec<C, kWidth> g = load_affine<kNorm, T, kWidth>(args, gamma, row, c);
+  if constexpr (kNorm == RowNorm::group) {
+    const Affine<C> affine = load_group_affine<T>(args, row, c);
+    WEFT_UNROLL
+    for (int i = 0; i < kWidth; ++i) value[i] = fused(value[i], affine.gamma, affine.beta);
+  } else if (gamma != nullptr) {
+    const Vec<C, kWidth> g = widen(load<kWidth, Cache::readonly>(gamma + c));
     Vec<C, kWidth> b{};
-    if (beta != nullptr) b = load_affine<kNorm, T, kWidth>(args, beta, row, c);
+    if (beta != nullptr) b = widen(load<kWidth, Cache::readonly>(beta + c));
     WEFT_UNROLL
     for (int i = 0; i < kWidth; ++i) value[i] = fused(value[i], g[i], b[i]);
   } else if (beta != nullptr) {
-    const Vec<C, kWidth> b = load_affine<kNorm, T, kWidth>(args, beta, row, c);
+    const Vec<C, kWidth> b = widen(load<kWidth, Cache::readonly>(beta + c));
     WEFT_UNROLL
     for (int i = 0; i < kWidth; ++i) value[i] += b[i];
   }
   store(static_cast<T*>(args.y) + row * args.channels + c, narrow<T>(value));
 }
 
+template <class C>
+struct Moments {
+  C mean;     // rounded
+  C sums[2];  // of x - mean and of its square
+};
+
 /// Of a row whose vectors (v * kTeam + lane) lie in a team's registers. `channels` is 0 for a team without a row, which
 /// takes part in its warp's shuffles. inverse: one over the length.
 template <RowNorm kNorm, class T, int kWidth, int kTeam, int kVectors>
-WEFT_DEVICE Statistics<compute_t<T>> row_statistics(const Vec<T, kWidth> (&x)[kVectors], const T* row_x, int channels,
-                                                    compute_t<T> inverse, compute_t<T> eps,
-                                                    Shared<compute_t<T>> first_scratch,
-                                                    Shared<compute_t<T>> second_scratch) {
+WEFT_DEVICE Moments<compute_t<T>> row_moments(const Vec<T, kWidth> (&x)[kVectors], const T* row_x, int channels,
+                                              compute_t<T> inverse, Shared<compute_t<T>> first_scratch,
+                                              Shared<compute_t<T>> second_scratch) {
   using C = compute_t<T>;
   const int lane = static_cast<int>(threadIdx.x) % kTeam;
   const auto column = [&](int v) { return (v * kTeam + lane) * kWidth; };  // [0, C) or past the end
@@ -185,7 +179,7 @@ WEFT_DEVICE Statistics<compute_t<T>> row_statistics(const Vec<T, kWidth> (&x)[kV
     add_squares<kNorm>(widen(x[v]), mean, second);
   }
   total_squares<kNorm, kTeam>(second, second_scratch);
-  return statistics(mean, second[0], second[1], inverse, eps);
+  return {mean, {second[0], second[1]}};
 }
 
 /// The row in registers, kTeam threads per row. Several rows per block up to one warp per row.
@@ -212,8 +206,9 @@ WEFT_KERNEL __launch_bounds__(kTeam > kWarpSize ? kTeam : 128, kTeam > kWarpSize
   for (int v = 0; v < kVectors; ++v)
     if (column(v) < channels) x[v] = load<kWidth, Cache::streaming>(row_x + column(v));
 
-  const Statistics<C> of = row_statistics<kNorm, T, kWidth, kTeam, kVectors>(
-      x, row_x, channels, inverse, static_cast<C>(args.eps), first_scratch, second_scratch);
+  const auto [mean, sums] =
+      row_moments<kNorm, T, kWidth, kTeam, kVectors>(x, row_x, channels, inverse, first_scratch, second_scratch);
+  const Statistics<C> of = statistics(mean, sums[0], sums[1], inverse, static_cast<C>(args.eps));
   if (lane == 0 && channels > 0) store_statistics(args, row, of);
   WEFT_UNROLL
   for (int v = 0; v < kVectors; ++v)
@@ -291,10 +286,11 @@ WEFT_KERNEL __launch_bounds__(kWideThreads) wide_kernel(const RowNormForward arg
 
 inline int vector_width(Dtype dtype) { return static_cast<int>(16 / element_bytes(dtype)); }
 
-/// Whether every row of x and y, gamma and beta can be cut into vectors of 16 bytes. (Of a group norm gamma and beta are
-/// read one by one.)
+/// Whether every row of x and y, gamma and beta can be cut into vectors of 16 bytes; of a group norm, every channel of x
+/// and y.
 inline bool in_vectors(const RowNormForward& args, RowNorm norm) {
-  return args.channels % vector_width(args.dtype) == 0 && is_aligned(args.x, 16) && is_aligned(args.y, 16) &&
+  const std::int64_t side_by_side = norm == RowNorm::group ? args.spatial : args.channels;
+  return side_by_side % vector_width(args.dtype) == 0 && is_aligned(args.x, 16) && is_aligned(args.y, 16) &&
          (norm == RowNorm::group || (is_aligned(args.gamma, 16) && is_aligned(args.beta, 16)));
 }
 
