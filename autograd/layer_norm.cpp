@@ -2,11 +2,11 @@
 
 #include <cmath>
 
-#include "autograd/channel_vector.h"
 #include "autograd/elementwise.h"
 #include "autograd/factories.h"
 #include "autograd/layout.h"
 #include "autograd/node.h"
+#include "autograd/normalized_shape.h"
 #include "autograd/pointwise.h"
 #include "autograd/reduce.h"
 #include "kernels/layer_norm.h"
@@ -24,7 +24,7 @@ struct LayerNormNode final : Node {
     const Tensor& input = x.get(name());
     const Tensor& weight = gamma.get(name());
     const Tensor gradient = contiguous(dy[0]);
-    const std::int64_t channels = input.size(-1), rows = input.numel() / channels;
+    const std::int64_t channels = normalized.numel(), rows = input.numel() / channels;
     const Dtype dtype = input.dtype();
     const Device device = input.device();
     const Tensor& row_mean = mean.get(name());
@@ -34,8 +34,8 @@ struct LayerNormNode final : Node {
     if (dx.wanted(1) || dx.wanted(2) || device.kind != DeviceKind::cpu)
       partials = Tensor::empty({kernels::layer_norm_partials(rows, channels, device)}, statistics_dtype(dtype), device);
     Gradients::Target dgamma{}, dbeta{};
-    if (dx.wanted(1)) dgamma = dx.target(1, {channels}, dtype, device);
-    if (dx.wanted(2)) dbeta = dx.target(2, {channels}, dtype, device);
+    if (dx.wanted(1)) dgamma = dx.target(1, normalized, dtype, device);
+    if (dx.wanted(2)) dbeta = dx.target(2, normalized, dtype, device);
     kernels::layer_norm_backward(device, {.dtype = dtype,
                                           .rows = rows,
                                           .channels = channels,
@@ -60,25 +60,30 @@ struct LayerNormNode final : Node {
   }
 
   Saved x, gamma, mean, rstd;
+  Shape normalized;
 };
 
-void check(const Tensor& x, const Tensor& gamma, const Tensor& beta, double eps) {
+Shape check(const Tensor& x, const Shape& asked, const Tensor& gamma, const Tensor& beta, double eps) {
   const char* op = "layer_norm";
-  require<ShapeError>(x.rank() >= 1 && x.size(-1) >= 1, op, "x must have shape [..., C] with C >= 1 but has {}",
-                      x.shape());
-  require<DtypeError>(is_floating(x.dtype()), op, "x must be f64, f32, f16 or bf16 but is {}", to_string(x.dtype()));
+  const Shape normalized = detail::check_normalized_shape(op, x, asked);
   require<OptionError>(eps > 0 && std::isfinite(eps), op, "eps must be positive but is {}", eps);
-  detail::check_channel_vector(op, "gamma", gamma, x.size(-1), x.dtype(), x.device());
-  detail::check_channel_vector(op, "beta", beta, x.size(-1), x.dtype(), x.device());
+  detail::check_normalized_operand(op, "gamma", gamma, normalized, x);
+  detail::check_normalized_operand(op, "beta", beta, normalized, x);
+  return normalized;
 }
 
 }  // namespace
 
 Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double eps) {
-  check(x, gamma, beta, eps);
+  return detail::layer_norm_over(x, {}, gamma, beta, eps);
+}
+
+Tensor detail::layer_norm_over(const Tensor& x, const Shape& asked, const Tensor& gamma, const Tensor& beta,
+                               double eps) {
+  const Shape normalized = check(x, asked, gamma, beta, eps);
   const Tensor input = contiguous(x);
   const Tensor weight = gamma.defined() ? contiguous(gamma) : gamma, bias = beta.defined() ? contiguous(beta) : beta;
-  const std::int64_t channels = x.size(-1), rows = x.numel() / channels;
+  const std::int64_t channels = normalized.numel(), rows = x.numel() / channels;
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   Tensor mean, rstd;
   if (detail::should_record({&input, &weight, &bias})) {
@@ -101,18 +106,25 @@ Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, doub
     node->gamma = weight;
     node->mean = mean;
     node->rstd = rstd;
+    node->normalized = normalized;
   }
   return y;
 }
 
 Tensor layer_norm_composite(const Tensor& x, const Tensor& gamma, const Tensor& beta, double eps) {
-  check(x, gamma, beta, eps);
-  const Tensor centred = x - mean(x, -1, KeepDim::yes);
+  return detail::layer_norm_composite_over(x, {}, gamma, beta, eps);
+}
+
+Tensor detail::layer_norm_composite_over(const Tensor& x, const Shape& asked, const Tensor& gamma, const Tensor& beta,
+                                         double eps) {
+  const std::int64_t channels = check(x, asked, gamma, beta, eps).numel();
+  const Tensor rows = reshape(x, {x.numel() / channels, channels});
+  const Tensor centred = rows - mean(rows, -1, KeepDim::yes);
   const Tensor variance = mean(centred * centred, -1, KeepDim::yes);
   Tensor y = centred * rsqrt(variance + scalar(eps, x.dtype(), x.device()));
-  if (gamma.defined()) y = y * gamma;
-  if (beta.defined()) y = y + beta;
-  return y;
+  if (gamma.defined()) y = y * reshape(gamma, {channels});
+  if (beta.defined()) y = y + reshape(beta, {channels});
+  return reshape(y, x.shape());
 }
 
 }  // namespace weft

@@ -1,4 +1,6 @@
 #pragma once
+#include <concepts>
+
 #include "tensor/tensor.h"
 
 namespace weft {
@@ -22,5 +24,26 @@ Tensor layer_norm(const Tensor& x, const Tensor& gamma = {}, const Tensor& beta 
 
 /// The same from simple operations: the reference that layer_norm is tested against. Rounds at each of them.
 Tensor layer_norm_composite(const Tensor& x, const Tensor& gamma = {}, const Tensor& beta = {}, double eps = 1e-5);
+
+namespace detail {
+Tensor layer_norm_over(const Tensor& x, const Shape& normalized, const Tensor& gamma, const Tensor& beta, double eps);
+Tensor layer_norm_composite_over(const Tensor& x, const Shape& normalized, const Tensor& gamma, const Tensor& beta,
+                                 double eps);
+}  // namespace detail
+
+/// Both over all trailing axes that `normalized_shape` names, PyTorch's form: layer_norm(x, Shape{H, W}, gamma, beta).
+/// Shapes:   x [..., *normalized_shape], extents >= 1; gamma and beta of that shape, or undefined -> y like x.
+/// Errors:   ShapeError "[layer_norm] x must end in normalized_shape [4, 5] but has [2, 4, 6]";
+///           ShapeError "[layer_norm] gamma must have shape [4, 5] but has [20]".
+template <std::same_as<Shape> S>  // not for {}, which is an absent gamma
+Tensor layer_norm(const Tensor& x, const S& normalized_shape, const Tensor& gamma = {}, const Tensor& beta = {},
+                  double eps = 1e-5) {
+  return detail::layer_norm_over(x, normalized_shape, gamma, beta, eps);
+}
+template <std::same_as<Shape> S>
+Tensor layer_norm_composite(const Tensor& x, const S& normalized_shape, const Tensor& gamma = {},
+                            const Tensor& beta = {}, double eps = 1e-5) {
+  return detail::layer_norm_composite_over(x, normalized_shape, gamma, beta, eps);
+}
 
 }  // namespace weft

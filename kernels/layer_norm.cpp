@@ -3,8 +3,11 @@
 #include "kernels/layer_norm.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
+#include "kernels/common/row_chunks.h"
+#include "kernels/common/row_norm_plan.h"
 #include "kernels/common/simd.h"
 #include "kernels/common/unroll.h"
 #include "tensor/parallel.h"
@@ -13,27 +16,6 @@ namespace weft::kernels {
 namespace {
 
 using simd::Vec;
-
-constexpr std::int64_t kChunkElems = 16384;        // work of one chunk: a few microseconds
-constexpr std::int64_t kMaxBlockChannels = 16384;  // wider rows go one at a time, so that a block stays in the L2
-constexpr int kBlockRows = 4;
-
-std::int64_t forward_rows_per_chunk(std::int64_t channels) { return std::max<std::int64_t>(1, kChunkElems / channels); }
-
-// Each chunk leaves two rows of partial sums: at most 64 chunks, so that they are few beside the data, but at most 512
-// rows, so that a sum in f32 does not get too long.
-std::int64_t backward_rows_per_chunk(std::int64_t rows, std::int64_t channels) {
-  return std::max(forward_rows_per_chunk(channels), std::min<std::int64_t>(512, (rows + 63) / 64));
-}
-
-// Calls body(std::integral_constant<int, N>, row) for blocks of N rows.
-template <class F>
-void for_each_block(std::int64_t begin, std::int64_t end, std::int64_t channels, F&& body) {
-  std::int64_t row = begin;
-  if (channels <= kMaxBlockChannels)
-    for (; row + kBlockRows <= end; row += kBlockRows) body(std::integral_constant<int, kBlockRows>{}, row);
-  for (; row < end; ++row) body(std::integral_constant<int, 1>{}, row);
-}
 
 // Two passes for the variance, each around a shift: the row's first element in the first pass (a constant row then has
 // the exact mean), that mean in the second, whose sum of differences also gives what the mean lost by rounding. So the
@@ -160,22 +142,6 @@ void backward_block(const LayerNormBackward& args, std::int64_t row, compute_t<S
   });
 }
 
-// out (=|+=) the sum over the chunks of their row of partial sums, in chunk order, for channels [begin, end).
-template <class S>
-void sum_partials(const compute_t<S>* partials, std::int64_t chunks, std::int64_t channels, std::int64_t begin,
-                  std::int64_t end, S* out, Accumulate mode) {
-  using C = compute_t<S>;
-  if (out == nullptr) return;
-  simd::for_each_vector<C>(end - begin, [&](std::int64_t offset, auto width) {
-    const std::int64_t i = begin + offset;
-    Vec<C> sum{};
-    for (std::int64_t chunk = 0; chunk < chunks; ++chunk)
-      sum += simd::load_width<C>(partials + chunk * 2 * channels + i, width);
-    if (mode == Accumulate::add) sum += simd::load_width<S>(out + i, width);
-    simd::store_width<S>(out + i, sum, width);
-  });
-}
-
 }  // namespace
 
 void layer_norm_forward(Device device, const LayerNormForward& args) {
@@ -188,17 +154,9 @@ void layer_norm_forward(Device device, const LayerNormForward& args) {
   });
 }
 
-LayerNormPlan layer_norm_backward_plan(std::int64_t rows, std::int64_t channels) {
-  // Eight elements per thread: a row takes 8 threads up to 64 elements, a warp up to 256, then a block of 128 to 512.
-  const int teams = channels <= 64 ? 16 : channels <= 256 ? 4 : 1;
-  // As many blocks as 132 processors hold at a time; fewer rows than four per team would be mostly partial sums.
-  const std::int64_t most = channels <= 1024 ? 4 * 132 : channels <= 2048 ? 2 * 132 : 132;
-  return {teams, std::min(most, (rows + 4 * teams - 1) / (4 * teams))};
-}
-
 std::int64_t layer_norm_partials(std::int64_t rows, std::int64_t channels, Device device) {
   if (device.kind != DeviceKind::cpu)
-    return layer_norm_backward_plan(rows, channels).blocks * 2 * layer_norm_partial_stride(channels) + 3 * rows;
+    return row_norm_backward_plan(rows, channels).blocks * 2 * row_norm_partial_stride(channels) + 3 * rows;
   const std::int64_t grain = backward_rows_per_chunk(rows, channels);
   return (rows + grain - 1) / grain * 2 * channels;
 }
@@ -217,14 +175,9 @@ void layer_norm_backward(Device device, const LayerNormBackward& args) {
         backward_block<S, N>(args, row, own);
       });
     });
-    if (args.dgamma == nullptr && args.dbeta == nullptr) return;
     const std::int64_t chunks = (args.rows + grain - 1) / grain;
-    const C* second = partials != nullptr ? partials + channels : nullptr;  // null without rows: nothing to read
-    const std::int64_t columns = std::max<std::int64_t>(64, kChunkElems / (chunks + 1) / 64 * 64);
-    parallel_ranges(channels, columns, [&](std::int64_t begin, std::int64_t end) {
-      sum_partials<S>(partials, chunks, channels, begin, end, static_cast<S*>(args.dgamma), args.dgamma_mode);
-      sum_partials<S>(second, chunks, channels, begin, end, static_cast<S*>(args.dbeta), args.dbeta_mode);
-    });
+    sum_chunks<S>(partials, chunks, channels, std::array{static_cast<S*>(args.dgamma), static_cast<S*>(args.dbeta)},
+                  std::array{args.dgamma_mode, args.dbeta_mode});
   });
 }
 

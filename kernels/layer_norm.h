@@ -52,13 +52,4 @@ WEFT_GPU_OP(layer_norm_backward, LayerNormBackward)
 /// numbers for every row.
 std::int64_t layer_norm_partials(std::int64_t rows, std::int64_t channels, Device device);
 
-/// How a GPU cuts the backward pass. It depends on the shape alone, so that every GPU adds in the same order.
-struct LayerNormPlan {
-  int teams;            // rows that a block works on at a time
-  std::int64_t blocks;  // P; block p takes rows [p·teams, (p + 1)·teams), then those P·teams further on, and so forth
-};
-LayerNormPlan layer_norm_backward_plan(std::int64_t rows, std::int64_t channels);
-/// Elements from one row of partial sums to the next.
-constexpr std::int64_t layer_norm_partial_stride(std::int64_t channels) { return (channels + 15) / 16 * 16; }
-
 }  // namespace weft::kernels

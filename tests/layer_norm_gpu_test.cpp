@@ -5,6 +5,7 @@
 #include "autograd/engine.h"
 #include "autograd/factories.h"
 #include "autograd/layer_norm.h"
+#include "kernels/common/row_norm_plan.h"
 #include "kernels/layer_norm.h"
 #include "support/gpu.h"
 #include "support/guarded.h"
@@ -451,7 +452,7 @@ TEST_P(LayerNormGpu, ReadsAndWritesOnce) {
     const Tensor dx = layer.matrix(), dgamma = layer.vector(), dbeta = layer.vector(), partials = layer.partials();
     const auto matrix = static_cast<double>(layer.x.nbytes()), vector = static_cast<double>(layer.gamma.nbytes());
     const auto rows = static_cast<double>(2 * mean.nbytes());
-    const auto blocks = static_cast<double>(kernels::layer_norm_backward_plan(c.rows, c.channels).blocks);
+    const auto blocks = static_cast<double>(kernels::row_norm_backward_plan(c.rows, c.channels).blocks);
     const double sums = 2 * blocks * 2 * static_cast<double>(c.channels * element_bytes(statistics(c.dtype)));
     test::expect_traffic(device(), 2 * matrix + rows + 2 * vector,
                          [&] { kernels::layer_norm_forward(device(), layer.forward(y, mean, rstd)); });

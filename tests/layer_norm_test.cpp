@@ -270,7 +270,8 @@ TEST(LayerNorm, EqualsItsComposite) {
     backward(y, randn({6, 19}, 4, Dtype::f64));
     return std::vector<Tensor>{y, grad(x), grad(gamma), grad(beta)};
   };
-  const std::vector<Tensor> fused = run(layer_norm), composite = run(layer_norm_composite);
+  const std::vector<Tensor> fused = run([](const auto&... in) { return layer_norm(in...); }),
+                            composite = run([](const auto&... in) { return layer_norm_composite(in...); });
   for (std::size_t i = 0; i < fused.size(); ++i)
     EXPECT_LE(relative_error(fused[i], composite[i]), 1e-13) << i;  // a few hundred roundings of 2^-53
 }
@@ -347,6 +348,50 @@ TEST(LayerNorm, Errors) {
   EXPECT_EQ(message_of<DeviceError>([&] { kernels::layer_norm_forward({DeviceKind::cuda}, {}); }),
             "[layer_norm] built without cuda");
 #endif
+}
+
+// The shape only says how many axes make a row: the numbers are those of the flattened rows, to the bit.
+TEST(LayerNorm, NormalizedShapeIsTheFlattenedRow) {
+  const Tensor x = randn({5, 3, 4, 7}, 1), gamma = randn({4, 7}, 2), beta = randn({4, 7}, 3),
+               dy = randn({5, 3, 4, 7}, 4);
+  const auto run = [&](const Shape& shape, const Shape& normalized) {
+    const Tensor leaf = set_requires_grad(clone(x.reshape(shape))),
+                 g = set_requires_grad(clone(gamma.reshape(normalized))),
+                 b = set_requires_grad(clone(beta.reshape(normalized)));
+    const Tensor y = layer_norm(leaf, normalized, g, b);
+    backward(y, dy.reshape(shape));
+    EXPECT_EQ(grad(g).shape(), normalized);
+    return std::vector<Tensor>{y.alias().reshape({15, 28}), grad(leaf).reshape({15, 28}), grad(g).reshape({28}),
+                               grad(b).reshape({28})};
+  };
+  const std::vector<Tensor> want = run({15, 28}, {28});
+  for (const Shape& shape : {Shape{5, 3, 4, 7}, Shape{15, 4, 7}}) {
+    const std::vector<Tensor> got = run(shape, {4, 7});
+    for (std::size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(bitwise_equal(got[i], want[i])) << i;
+  }
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              layer_norm(x, Shape{4, 5});
+            }),
+            "[layer_norm] x must end in normalized_shape [4, 5] but has [5, 3, 4, 7]");
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              layer_norm(x, Shape{4, 7}, ones({28}));
+            }),
+            "[layer_norm] gamma must have shape [4, 7] but has [28]");
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              layer_norm(x, Shape{4, 0});
+            }),
+            "[layer_norm] normalized_shape must have extents of at least 1 but is [4, 0]");
+}
+
+TEST(LayerNorm, ModuleOverAShape) {
+  nn::LayerNorm norm{Shape{3, 2}};
+  EXPECT_EQ(norm.weight.shape(), (Shape{3, 2}));
+  const Tensor x = randn({4, 3, 2}, 1);
+  EXPECT_TRUE(bitwise_equal(norm(x), layer_norm(x, Shape{3, 2}, norm.weight, norm.bias)));
+  EXPECT_EQ(message_of<ShapeError>([] {
+              nn::LayerNorm{Shape{4, 0}};
+            }),
+            "[layer_norm] normalized_shape must have extents of at least 1 but is [4, 0]");
 }
 
 TEST(LayerNorm, Module) {

@@ -31,6 +31,26 @@ Sample sample(std::string name, Kind kind, const Shape& shape, double mean, doub
           .reference_amplification = 1 + std::fabs(mean)};  // it subtracts a mean that is rounded
 }
 
+// Over all axes of `normalized`, with any of scale and shift.
+Sample over(std::string name, Kind kind, const Shape& shape, const Shape& normalized, bool gamma, bool beta,
+            double mean = 0) {
+  const std::int64_t channels = normalized.numel();
+  const double rows = static_cast<double>(shape.numel()) / static_cast<double>(channels);
+  std::vector<Input> inputs{normal(shape, mean, 1)};
+  if (gamma) inputs.push_back(with_terms(normal(normalized, 1, 0.5), rows));
+  if (beta) inputs.push_back(with_terms(normal(normalized), rows));
+  const auto with = [=](auto f) {
+    return [=](const Tensors& x) {
+      return f(x[0], normalized, gamma ? x[1] : Tensor(), beta ? x[gamma ? 2 : 1] : Tensor(), 1e-5);
+    };
+  };
+  Sample s = sample(std::move(name), kind, {1, channels}, mean, 1, false, false);
+  s.inputs = std::move(inputs);
+  s.call = with([](const auto&... in) { return layer_norm(in...); });
+  s.reference = with([](const auto&... in) { return layer_norm_composite(in...); });
+  return s;
+}
+
 Workload workload(const Extents& e, double bytes) {
   const auto r = static_cast<double>(e[0]), c = static_cast<double>(e[1]);
   return {.inputs = {normal({e[0], e[1]}), normal({e[1]}, 1, 0.5), normal({e[1]})},
@@ -54,6 +74,14 @@ std::vector<OpCase> layer_norm_cases() {
       sample("R=5 C=33", Kind::odd, {5, 33}, 10, 1, true, true),
       sample("R=70 C=257", Kind::large, {70, 257}, 0, 1, true, true),
       sample("mean 1e6", Kind::huge_mean, {5, 64}, 1e6, 1, true, true),
+      over("over [3, 4]", Kind::usual, {2, 2, 3, 4}, {3, 4}, true, true),
+      over("over [2, 3, 5], gamma alone", Kind::odd, {3, 2, 3, 5}, {2, 3, 5}, true, false),
+      over("over [5, 3], beta alone", Kind::odd, {2, 5, 3}, {5, 3}, false, true, 10),
+      over("over [4, 4], neither", Kind::usual, {2, 4, 4}, {4, 4}, false, false),
+      over("over all of rank 4", Kind::odd, {2, 3, 2, 5}, {2, 3, 2, 5}, true, true),
+      over("over the last axis of rank 1", Kind::odd, {9}, {9}, true, true),
+      over("over [3, 4], no rows", Kind::empty, {0, 3, 4}, {3, 4}, true, true),
+      over("over [33, 65], 300 rows", Kind::large, {300, 33, 65}, {33, 65}, true, true),
       sample("constant rows", Kind::extreme, {3, 16}, 7, 0, true, true),
   };
   using enum Family::Passes;
