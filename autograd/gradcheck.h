@@ -8,6 +8,7 @@
 
 namespace weft {
 
+/// How gradcheck differentiates and compares.
 struct GradcheckOptions {
   double step = 1e-6;       // relative to max(1, |x|); near cbrt(2^-52), where truncation and rounding balance
   double tolerance = 1e-6;  // on ||analytic - numeric|| / max(||numeric||, floor) per input
@@ -18,6 +19,7 @@ struct GradcheckOptions {
   std::uint64_t seed = 0;
 };
 
+/// What gradcheck found.
 struct GradcheckResult {
   bool passed = true;
   double worst_error = 0;  // the largest relative error over inputs and projections

@@ -30,6 +30,7 @@ using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 NamedTensors load_npz(const std::filesystem::path& path,
                       std::int64_t most_bytes = std::numeric_limits<std::int64_t>::max());
 
+/// Whether save_npz packs: none as numpy.savez, deflate as numpy.savez_compressed.
 enum class NpzCompression : std::uint8_t { none, deflate };
 
 /// Writes tensors so that numpy.load and load_npz read them back bit by bit; the same tensors give the same bytes (entries

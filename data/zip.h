@@ -17,8 +17,10 @@
 
 namespace weft::data {
 
+/// How an entry is packed; the numbers are those of the format.
 enum class ZipMethod : std::uint16_t { stored = 0, deflate = 8 };
 
+/// One entry of the directory.
 struct ZipEntry {
   std::string name;
   ZipMethod method = ZipMethod::stored;

@@ -43,8 +43,10 @@ struct DLPackVersion {
   std::uint32_t major;
   std::uint32_t minor;
 };
-/// Flags of DLManagedTensorVersioned.
-inline constexpr std::uint64_t kReadOnly = 1, kIsCopied = 2;
+/// Flag of DLManagedTensorVersioned: the memory must not be written.
+inline constexpr std::uint64_t kReadOnly = 1;
+/// The producer made a copy for this consumer.
+inline constexpr std::uint64_t kIsCopied = 2;
 /// DLManagedTensorVersioned. Another major version may have another layout behind `deleter`.
 struct DLManagedTensorVersioned {
   DLPackVersion version;

@@ -9,6 +9,7 @@
 
 namespace weft {
 
+/// Four numbers of 32 bits: what one call gives.
 using PhiloxBlock = std::array<std::uint32_t, 4>;
 
 /// Four independent 32-bit numbers for a 64-bit key and a 128-bit counter.

@@ -145,6 +145,7 @@ class Tensor {
   std::shared_ptr<Impl> impl_;
 };
 
+/// As str().
 std::ostream& operator<<(std::ostream& out, const Tensor& tensor);
 
 template <class T>
