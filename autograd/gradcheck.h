@@ -15,7 +15,7 @@ struct GradcheckOptions {
   double floor = 1e-6;      // gradients smaller than this are compared absolutely
   int projections =
       2;  // random directions v of the output: v·f is differentiated, so that no symmetry of sum() hides errors
-  bool jacobian = false;   // instead of random directions every element of the output, one by one: the full Jacobian
+  bool jacobian = false;  // instead of random directions every element of the output, one by one: the full Jacobian
   std::uint64_t seed = 0;
 };
 
