@@ -475,7 +475,7 @@ void ZipWriter::commit() {
     put(bytes, unpacked_bytes, 4);
     put(bytes, static_cast<std::int64_t>(entry.name.size()), 2);
     put(bytes, zip64.empty() ? 0 : static_cast<std::int64_t>(zip64.size()) + 4, 2);
-    put(bytes, 0, 2 + 2 + 2 + 4);  // comment, disk, attributes
+    for (const int count : {2, 2, 2, 4}) put(bytes, 0, count);  // comment, disk, attributes
     put(bytes, at, 4);
     bytes += entry.name;
     if (!zip64.empty()) {
