@@ -5,6 +5,8 @@
 #include <optional>
 #include <unordered_set>
 
+#include <zlib.h>
+
 #include "tensor/error.h"
 
 namespace weft::data {
@@ -322,11 +324,12 @@ ZipEntryReader::ZipEntryReader(const char* op, const InputFile& file, const ZipE
     : op_(op), file_(file), entry_(entry) {
   if (entry.method == ZipMethod::stored) return;
   input_.resize(kBufferBytes);
-  require<IoError>(inflateInit2(&stream_, -MAX_WBITS) == Z_OK, op, "{}: zlib cannot start", file.name());
+  stream_ = std::make_unique<z_stream>();
+  require<IoError>(inflateInit2(stream_.get(), -MAX_WBITS) == Z_OK, op, "{}: zlib cannot start", file.name());
 }
 
 ZipEntryReader::~ZipEntryReader() {
-  if (entry_.method == ZipMethod::deflate) inflateEnd(&stream_);
+  if (entry_.method == ZipMethod::deflate) inflateEnd(stream_.get());
 }
 
 std::int64_t ZipEntryReader::read(void* out, std::int64_t count) {
@@ -345,30 +348,30 @@ std::int64_t ZipEntryReader::read(void* out, std::int64_t count) {
 }
 
 std::int64_t ZipEntryReader::inflate_some(void* out, std::int64_t count) {
-  if (stream_.avail_in == 0) {
+  if (stream_->avail_in == 0) {
     const std::int64_t wanted = std::min<std::int64_t>(kBufferBytes, entry_.packed_bytes - taken_);
-    stream_.next_in = input_.data();
-    stream_.avail_in = static_cast<uInt>(file_.read_at(entry_.data_at + taken_, input_.data(), wanted));
-    taken_ += stream_.avail_in;
+    stream_->next_in = input_.data();
+    stream_->avail_in = static_cast<uInt>(file_.read_at(entry_.data_at + taken_, input_.data(), wanted));
+    taken_ += stream_->avail_in;
     require<IoError>(
-        stream_.avail_in > 0, op_,
+        stream_->avail_in > 0, op_,
         "{}: entry '{}' is damaged: its deflate stream breaks off after {} unpacked bytes; get the file anew",
-        file_.name(), printable(entry_.name), stream_.total_out);
+        file_.name(), printable(entry_.name), stream_->total_out);
   }
-  stream_.next_out = static_cast<Bytef*>(out);
-  stream_.avail_out = static_cast<uInt>(count);
-  const int status = inflate(&stream_, Z_NO_FLUSH);
+  stream_->next_out = static_cast<Bytef*>(out);
+  stream_->avail_out = static_cast<uInt>(count);
+  const int status = inflate(stream_.get(), Z_NO_FLUSH);
   ended_ = status == Z_STREAM_END;
   require<IoError>(ended_ || status == Z_OK || status == Z_BUF_ERROR, op_,
                    "{}: entry '{}' is damaged (deflate: {}); get the file anew", file_.name(), printable(entry_.name),
-                   stream_.msg != nullptr ? stream_.msg : zError(status));
-  return count - stream_.avail_out;
+                   stream_->msg != nullptr ? stream_->msg : zError(status));
+  return count - stream_->avail_out;
 }
 
 void ZipEntryReader::check_end() {
   unsigned char extra = 0;
-  const bool all =
-      given_ == entry_.bytes && read(&extra, 1) == 0 && taken_ == entry_.packed_bytes && stream_.avail_in == 0;
+  const bool all = given_ == entry_.bytes && read(&extra, 1) == 0 && taken_ == entry_.packed_bytes &&
+                   (stream_ == nullptr || stream_->avail_in == 0);
   require<IoError>(all, op_, "{}: entry '{}' declares {} bytes in {} packed ones but holds others; get the file anew",
                    file_.name(), printable(entry_.name), entry_.bytes, entry_.packed_bytes);
   require<IoError>(crc_ == entry_.crc, op_,

@@ -11,9 +11,9 @@
 #include <string_view>
 #include <vector>
 
-#include <zlib.h>
-
 #include "data/file.h"
+
+struct z_stream_s;  // zlib's; its header stays inside
 
 namespace weft::data {
 
@@ -72,7 +72,7 @@ class ZipEntryReader {
   const ZipEntry& entry_;
   std::int64_t taken_ = 0, given_ = 0;  // packed bytes read, unpacked bytes handed out
   std::uint32_t crc_ = 0;
-  z_stream stream_{};
+  std::unique_ptr<z_stream_s> stream_;  // none for what is stored
   bool ended_ = false;
   std::vector<unsigned char> input_;
 };
@@ -92,7 +92,7 @@ class ZipWriter {
     std::int64_t header_at;
   };
   void write(std::string_view bytes) { file_.write(bytes.data(), static_cast<std::int64_t>(bytes.size())); }
-  void deflate_part(z_stream& stream, std::string_view part, int flush);
+  void deflate_part(z_stream_s& stream, std::string_view part, int flush);
 
   const char* op_;
   AtomicFile file_;
