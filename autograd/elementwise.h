@@ -4,6 +4,7 @@
 
 namespace weft {
 
+/// a + b, a - b and a * b.
 Tensor add(const Tensor& a, const Tensor& b);
 Tensor sub(const Tensor& a, const Tensor& b);
 Tensor mul(const Tensor& a, const Tensor& b);
@@ -14,6 +15,7 @@ Tensor scale(const Tensor& x, double factor);
 /// max(x, 0); NaN stays NaN; the gradient at 0 is 0.
 Tensor relu(const Tensor& x);
 
+/// add, sub, mul, div and scale as operators.
 inline Tensor operator+(const Tensor& a, const Tensor& b) { return add(a, b); }
 inline Tensor operator-(const Tensor& a, const Tensor& b) { return sub(a, b); }
 inline Tensor operator*(const Tensor& a, const Tensor& b) { return mul(a, b); }

@@ -7,6 +7,7 @@ namespace weft {
 /// Makes a tensor a leaf that collects (or no longer collects) a gradient; returns it.
 /// Errors: DtypeError unless floating; AutogradError for a result of a recorded operation (detach it first).
 Tensor set_requires_grad(const Tensor& tensor, bool required = true);
+/// Whether the tensor is no result of a recorded operation.
 bool is_leaf(const Tensor& tensor);
 /// The gradient that backward accumulated for a leaf, or an undefined tensor when there is none (never computed, or zeroed).
 Tensor grad(const Tensor& leaf);
@@ -21,6 +22,7 @@ Tensor detach(const Tensor& tensor);
 /// Calls `hook` with the leaf's whole gradient of each backward call, before it is accumulated.
 void add_grad_hook(const Tensor& leaf, GradientHook hook);
 
+/// What one backward call does beyond the gradients.
 struct BackwardOptions {
   bool retain_graph = false;  // keep the saved tensors, so that backward can run through the same graph again
   std::uint64_t window = 0;   // tag of the gradients; set by Window

@@ -7,9 +7,13 @@
 
 namespace weft {
 
+/// All 0.
 Tensor zeros(const Shape& shape, Dtype dtype = Dtype::f32, Device device = {});
+/// All 1.
 Tensor ones(const Shape& shape, Dtype dtype = Dtype::f32, Device device = {});
+/// All `value`.
 Tensor full(const Shape& shape, double value, Dtype dtype = Dtype::f32, Device device = {});
+/// All 0, with the shape, dtype and device of `tensor`.
 Tensor zeros_like(const Tensor& tensor);
 /// A tensor of rank 0.
 Tensor scalar(double value, Dtype dtype = Dtype::f32, Device device = {});

@@ -8,16 +8,18 @@
 
 namespace weft {
 
+/// How gradcheck differentiates and compares.
 struct GradcheckOptions {
   double step = 1e-6;       // relative to max(1, |x|); near cbrt(2^-52), where truncation and rounding balance
   double tolerance = 1e-6;  // on ||analytic - numeric|| / max(||numeric||, floor) per input
   double floor = 1e-6;      // gradients smaller than this are compared absolutely
   int projections =
       2;  // random directions v of the output: v·f is differentiated, so that no symmetry of sum() hides errors
-  bool jacobian = false;   // instead of random directions every element of the output, one by one: the full Jacobian
+  bool jacobian = false;  // instead of random directions every element of the output, one by one: the full Jacobian
   std::uint64_t seed = 0;
 };
 
+/// What gradcheck found.
 struct GradcheckResult {
   bool passed = true;
   double worst_error = 0;  // the largest relative error over inputs and projections

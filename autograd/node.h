@@ -126,6 +126,7 @@ class GradModeGuard {
  private:
   bool before_;
 };
+/// Records nothing while it lives: for evaluation.
 class NoGrad : public GradModeGuard {
  public:
   NoGrad() : GradModeGuard(false) {}

@@ -94,15 +94,18 @@ find_package(nlohmann_json REQUIRED)
 find_package(ZLIB REQUIRED)
 
 # Found by header and library: Debian's dnnl-config.cmake stops the whole configure where OpenCL's headers are missing.
+set(WEFT_HAS_ONEDNN OFF)
 if(NOT WEFT_ONEDNN STREQUAL "OFF")
   find_path(WEFT_ONEDNN_INCLUDE dnnl.hpp)
   find_library(WEFT_ONEDNN_LIBRARY dnnl)
   mark_as_advanced(WEFT_ONEDNN_INCLUDE WEFT_ONEDNN_LIBRARY)
   find_package(OpenMP QUIET COMPONENTS CXX)  # only to tell oneDNN, whose threads are OpenMP's, to use one
   if(WEFT_ONEDNN_INCLUDE AND WEFT_ONEDNN_LIBRARY AND OpenMP_CXX_FOUND)
+    set(WEFT_HAS_ONEDNN ON)
     target_link_libraries(weft_flags INTERFACE OpenMP::OpenMP_CXX)
-    target_include_directories(weft_flags SYSTEM INTERFACE ${WEFT_ONEDNN_INCLUDE})
-    target_link_libraries(weft_flags INTERFACE ${WEFT_ONEDNN_LIBRARY})
+    target_include_directories(weft_flags SYSTEM INTERFACE $<BUILD_INTERFACE:${WEFT_ONEDNN_INCLUDE}>)
+    # Where the package is used its weftConfig.cmake looks for the library again.
+    target_link_libraries(weft_flags INTERFACE $<BUILD_INTERFACE:${WEFT_ONEDNN_LIBRARY}> $<INSTALL_INTERFACE:weft::onednn>)
     target_compile_definitions(weft_flags INTERFACE WEFT_ONEDNN)
     weft_summary("oneDNN    " "${WEFT_ONEDNN_LIBRARY}")
   else()

@@ -9,15 +9,18 @@ namespace weft::data {
 // The regimes: how many samples make one optimizer update.
 struct Sgd {};        // one
 struct FullBatch {};  // all of the data set
+/// An update sees this many samples.
 struct MiniBatch {
   std::int64_t samples = 128;
 };
+/// How many samples one update sees.
 using Regime = std::variant<MiniBatch, Sgd, FullBatch>;
 
 /// shuffled: another order in each epoch; sequential: by id. The full batch is always sequential: it holds every sample
 /// whatever their order, and reading them in a row is the fastest.
 enum class Order : std::uint8_t { shuffled, sequential };
 
+/// How an epoch is cut into updates and micro-batches.
 struct PlanOptions {
   Regime batch = MiniBatch{};
   std::int64_t accumulate = 1;  // micro-batches of one update

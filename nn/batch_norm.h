@@ -3,6 +3,7 @@
 
 namespace weft::nn {
 
+/// What BatchNorm is made with.
 struct BatchNormOptions {
   double eps = 1e-5;
   double momentum = 0.1;  // weight of the new value in the running statistics

@@ -3,6 +3,7 @@
 
 namespace weft::nn {
 
+/// What LayerNorm is made with.
 struct LayerNormOptions {
   double eps = 1e-5;
   bool affine = true;  // gamma and beta

@@ -3,6 +3,7 @@
 
 namespace weft::nn {
 
+/// What Linear is made with.
 struct LinearOptions {
   bool bias = true;
   Dtype dtype = Dtype::f32;

@@ -61,6 +61,7 @@ class Visitor {
   std::string prefix_;
 };
 
+/// Tensors with their names, in the order of visit().
 using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
 namespace detail {
@@ -111,6 +112,7 @@ NamedTensors named_parameters(M& module) {
   module.visit(collect);
   return std::move(collect.parameters);
 }
+/// The tensors that are no parameters, with their names.
 template <class M>
 NamedTensors named_buffers(M& module) {
   detail::Collect collect;
@@ -138,11 +140,13 @@ template <class M>
 void load_state_dict(M& module, const NamedTensors& state) {
   detail::load_state(state_dict(module), state);
 }
+/// Puts the module and its parts into training mode.
 template <class M>
 void train(M& module) {
   detail::SetMode set(Mode::train);
   module.visit(set);
 }
+/// Puts the module and its parts into evaluation mode.
 template <class M>
 void eval(M& module) {
   detail::SetMode set(Mode::eval);

@@ -3,6 +3,7 @@
 
 namespace weft::optim {
 
+/// What AdamW is made with.
 struct AdamWOptions {
   double lr = 1e-3;
   double beta1 = 0.9;          // decay of the mean of the gradient, [0, 1)

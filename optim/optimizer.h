@@ -77,6 +77,7 @@ class Optimizer {
   std::vector<std::pair<std::string, Tensor>> state() const;
 
  protected:
+  /// What bounds an update.
   struct Limits {
     double lr;
     double max_norm;  // 0: no clipping

@@ -5,6 +5,7 @@
 
 namespace weft::optim {
 
+/// A linear warm-up, then half a cosine.
 struct CosineOptions {
   double peak_lr = 1e-3;     // the highest learning rate
   double min_lr = 0;         // the last one, in [0, peak_lr]

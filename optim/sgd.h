@@ -3,6 +3,7 @@
 
 namespace weft::optim {
 
+/// What SGD is made with.
 struct SGDOptions {
   double lr = 1e-2;
   double momentum = 0;      // [0, 1); 0 keeps no state

@@ -6,6 +6,7 @@
 
 namespace weft {
 
+/// What an allocator has handed out and holds.
 struct MemoryStats {
   std::int64_t current_bytes = 0;       // requested and not yet freed, rounded up to the size class
   std::int64_t peak_bytes = 0;          // highest current_bytes since the start or the last reset_peak_bytes()
@@ -14,6 +15,7 @@ struct MemoryStats {
   std::int64_t system_allocations = 0;  // of those, requests that had to go to the operating system
 };
 
+/// Every block starts at a multiple of this.
 inline constexpr std::size_t kAlignmentBytes = 64;
 
 /// A block of at least `bytes` bytes, 64-byte aligned, with unspecified content; nullptr for 0 bytes. Thread-safe.
@@ -22,7 +24,9 @@ void* cpu_allocate(std::int64_t bytes);
 /// Gives a block back; `bytes` as requested. Any thread may free what another allocated.
 void cpu_free(void* block, std::int64_t bytes) noexcept;
 
+/// The numbers of the cpu allocator.
 MemoryStats cpu_memory_stats();
+/// Lets peak_bytes start again from current_bytes.
 void reset_peak_bytes();
 /// Returns every cached block to the operating system.
 void release_cached_memory();

@@ -11,6 +11,7 @@ namespace weft {
 /// cpu: vectorised C++; cuda: the hand-written kernels on a GPU; simt: the same kernels on the emulator.
 enum class DeviceKind : std::uint8_t { cpu, cuda, simt };
 
+/// One device: its kind, and its number where there are several.
 struct Device {
   DeviceKind kind = DeviceKind::cpu;
   int index = 0;
@@ -30,6 +31,7 @@ struct CudaStatus {
   bool usable = false;
   std::string reason;
 };
+/// Looks at this build and this machine.
 CudaStatus cuda_status();
 
 /// Throws DeviceError when this build's cpu kernels use instructions that the processor lacks (WEFT_CPU_ISA).

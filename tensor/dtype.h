@@ -9,6 +9,7 @@
 
 namespace weft {
 
+/// The type of an element.
 enum class Dtype : std::uint8_t { f64, f32, f16, bf16, i64, i32, u8, boolean };
 
 /// IEEE 754 binary16 as storage: 2 bytes, converted to and from float with round to nearest even; NaN stays NaN.
@@ -83,6 +84,7 @@ constexpr std::int64_t element_bytes(Dtype dtype) {
   return 0;
 }
 
+/// "f32" and the like.
 constexpr std::string_view to_string(Dtype dtype) {
   switch (dtype) {
     case Dtype::f64: return "f64";
@@ -97,6 +99,7 @@ constexpr std::string_view to_string(Dtype dtype) {
   return "?";
 }
 
+/// Whether it is a float of any width.
 constexpr bool is_floating(Dtype dtype) {
   return dtype == Dtype::f64 || dtype == Dtype::f32 || dtype == Dtype::f16 || dtype == Dtype::bf16;
 }

@@ -18,7 +18,9 @@ void free(Device device, void* memory, std::int64_t bytes, const Stream& stream)
 void copy_in(Device device, void* to, const void* from_host, std::int64_t bytes);
 /// To host memory; waits until it is there, and so for all work of the current stream. Its errors are thrown here.
 void copy_out(Device device, void* to_host, const void* from, std::int64_t bytes);
+/// From one place to another on the device.
 void copy_on(Device device, void* to, const void* from, std::int64_t bytes);
+/// Sets bytes to 0.
 void zero(Device device, void* memory, std::int64_t bytes);
 
 /// Host memory that copies to and from `device` reach without a detour, and asynchronously. Errors: OutOfMemory.
@@ -40,7 +42,9 @@ class PinnedBuffer {
 /// As copy_in, but the buffer must stay as it is until the current stream has come by (record an Event behind the call).
 void copy_in_async(Device device, void* to, const PinnedBuffer& from, std::int64_t bytes);
 
+/// The numbers of the device's allocator.
 MemoryStats memory_stats(Device device);
+/// Lets peak_bytes start again from current_bytes.
 void reset_peak_bytes(Device device);
 
 }  // namespace weft::gpu

@@ -7,6 +7,7 @@
 
 namespace weft::gpu {
 
+/// What weft asks of a device with memory of its own: CUDA's runtime, or the emulator.
 class Backend {
  public:
   virtual void* create_stream(Device device) = 0;
@@ -40,6 +41,8 @@ class Backend {
 /// Errors: DeviceError on the cpu, "[gpu] built without cuda".
 Backend& backend(Device device);
 
+/// The emulator.
+/// The emulator.
 Backend& simt_backend();
 #if defined(WEFT_CUDA)
 Backend& cuda_backend();

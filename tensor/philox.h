@@ -9,6 +9,7 @@
 
 namespace weft {
 
+/// Four numbers of 32 bits: what one call gives.
 using PhiloxBlock = std::array<std::uint32_t, 4>;
 
 /// The generator's constants: rounds, multipliers, and what is added to the key after each round.

@@ -60,7 +60,9 @@ class Dims {
   int rank_ = 0;
 };
 
+/// The extents of a tensor.
 using Shape = Dims;
+/// Steps between neighbours along each dimension, in elements.
 using Strides = Dims;
 
 /// Row-major strides of a dense tensor of this shape.

@@ -11,6 +11,7 @@
 
 namespace weft {
 
+/// A block of memory on one device, shared by all the tensors that view it.
 class Storage {
  public:
   /// Uninitialised memory of `bytes` bytes on `device`. Errors: OutOfMemory; DeviceError when the device is not built in.

@@ -45,6 +45,12 @@ class Tensor {
   template <class T>
   static Tensor from_blob(T* data, const Shape& shape, std::function<void()> release = {});
 
+  /// A strided view of a storage. The caller vouches that it lies inside. `offset` and strides in elements.
+  static Tensor from_storage(std::shared_ptr<Storage> storage, std::int64_t offset, const Shape& shape,
+                             const Strides& strides, Dtype dtype) {
+    return make(std::move(storage), offset, shape, strides, dtype);
+  }
+
   bool defined() const { return impl_ != nullptr; }
   const Shape& shape() const { return impl().shape; }
   const Strides& strides() const { return impl().strides; }  // in elements
@@ -143,6 +149,7 @@ class Tensor {
   std::shared_ptr<Impl> impl_;
 };
 
+/// As str().
 std::ostream& operator<<(std::ostream& out, const Tensor& tensor);
 
 template <class T>

@@ -17,7 +17,7 @@ std::optional<std::string> accuracy_chart(const std::vector<EpochResult>& epochs
 
 /// Whether the gnuplot program can be run.
 bool gnuplot_found();
-/// The drawing of a gnuplot script as an <svg> element for an HTML page; none when gnuplot fails or is not there. `name` makes
+/// The drawing of a gnuplot script as an `<svg>` element for an HTML page; none when gnuplot fails or is not there. `name` makes
 /// its ids differ from those of other drawings, `label` is for those who do not see it.
 std::optional<std::string> gnuplot_svg(const std::string& script, const std::string& name, const std::string& label);
 

@@ -12,6 +12,7 @@
 
 namespace weft::train {
 
+/// The loss of logits against targets.
 using LossFunction = std::function<Loss(const Tensor& output, const Tensor& target)>;
 
 /// What the loop needs to know about a module. Holds a reference: the module must outlive it.
@@ -31,6 +32,7 @@ struct Model {
   }
 };
 
+/// What an evaluation found.
 struct Evaluation {
   std::int64_t samples = 0;
   double loss = std::numeric_limits<double>::quiet_NaN();  // sum / denominator over all samples

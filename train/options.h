@@ -13,13 +13,16 @@
 
 namespace weft::train {
 
+/// --optimizer.
 enum class OptimizerKind : std::uint8_t { adamw, sgd };
+/// --schedule.
 enum class ScheduleKind : std::uint8_t { constant, cosine };
 /// BatchNorm under gradient accumulation: refuse to train, or let every micro-batch normalise with its own statistics.
 enum class BatchNormAccumulation : std::uint8_t { refuse, micro };
 
 /// One named value of a configuration or a summary; monostate when there is none.
 using Value = std::variant<std::monostate, bool, std::int64_t, std::uint64_t, double, std::string>;
+/// A value and its name.
 struct Setting {
   std::string name;
   Value value;

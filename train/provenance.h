@@ -17,6 +17,7 @@ std::string machine();
 std::string variants();
 /// A hash of a text, of names, shapes, dtypes and contents of tensors. They may lie on any device.
 std::uint64_t hash_text(const std::string& text, std::uint64_t before = 0);
+/// The hash of names, shapes and elements, from the hash of what came before.
 std::uint64_t hash_tensors(const nn::NamedTensors& tensors, std::uint64_t before = 0);
 /// 16 hexadecimal digits.
 std::string hex(std::uint64_t hash);

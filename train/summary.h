@@ -27,6 +27,7 @@ struct Phase {
   double seconds = 0;
 };
 
+/// What summary.json says of a run.
 struct Summary {
   std::string example, command, device;
   std::uint64_t seed = 0;

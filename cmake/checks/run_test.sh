@@ -155,6 +155,24 @@ test_words() {
   [[ ! -e $sandbox/apt-get.log ]] || fail "apt-get was called"
 }
 
+test_docs() {
+  begin "docs"
+  expect 2 "$repo/run" docs all
+  err_has "docs takes no options but got 'all'"
+  rm -f "$tools/doxygen"
+  expect 1 "$repo/run" docs
+  err_has "doxygen was not found: install the package doxygen"
+  mkdir -p "$repo/docs"
+  echo 'PROJECT_NAME = small' >"$repo/docs/Doxyfile"
+  tool doxygen '{ pwd; cat; } >"$FAKE/doxygen.log"' 'echo noise'
+  expect 0 "$repo/run" docs
+  out_is ""
+  err_has "build/docs/html/index.html"
+  log_is doxygen "$repo"$'\nPROJECT_NAME = small\nWARN_IF_UNDOCUMENTED = NO'
+  tool doxygen 'exit 3'
+  expect 3 "$repo/run" docs
+}
+
 test_example() {
   begin "example"
   forget
@@ -509,6 +527,7 @@ case ${1-} in
     ;;
   '')
     test_words
+    test_docs
     test_example
     test_tests
     test_packages
