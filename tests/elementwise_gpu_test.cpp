@@ -4,7 +4,6 @@
 #include "autograd/elementwise.h"
 #include "autograd/factories.h"
 #include "autograd/layout.h"
-#include "autograd/pointwise.h"
 #include "kernels/elementwise.h"
 #include "support/gpu.h"
 #include "support/variants.h"
