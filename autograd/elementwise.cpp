@@ -26,6 +26,14 @@ Strides strides_in(const Shape& shape, const Tensor& x) {
   return x.shape() == shape ? x.strides() : x.alias().expand(shape).strides();
 }
 
+// A gradient brought back to its operand's shape and dtype. The handle moves through: a gradient that nobody else holds is
+// kept instead of copied.
+Tensor fitted(Tensor gradient, const Shape& shape, Dtype dtype) {
+  if (!(gradient.shape() == shape)) gradient = sum_to(gradient, shape);
+  if (gradient.dtype() != dtype) gradient = cast(gradient, dtype);
+  return gradient;
+}
+
 // Both operands already have the result's dtype.
 Tensor run_binary(const char* op, BinaryOp kind, const Tensor& a, const Tensor& b) {
   const Shape shape = a.shape() == b.shape() ? a.shape() : broadcast_shapes(a.shape(), b.shape(), op);
@@ -61,10 +69,10 @@ template <BinaryOp kOp>
 struct BinaryNode final : Node {
   const char* name() const override { return name_of<kOp>(); }
 
-  // y = a op b; a gradient is brought back to its operand's shape and dtype. add and sub save nothing.
+  // y = a op b. add and sub save nothing.
   void backward(std::span<const Tensor> dy, Gradients& dx) override {
-    if (dx.wanted(0)) dx.set(0, cast(sum_to(gradient_a(dy[0]), a_shape), a_dtype));
-    if (dx.wanted(1)) dx.set(1, cast(sum_to(gradient_b(dy[0]), b_shape), b_dtype));
+    if (dx.wanted(0)) dx.set(0, fitted(gradient_a(dy[0]), a_shape, a_dtype));
+    if (dx.wanted(1)) dx.set(1, fitted(gradient_b(dy[0]), b_shape, b_dtype));
   }
   void release() override {
     a.reset();
@@ -191,8 +199,8 @@ struct WhereNode final : Node {
   void backward(std::span<const Tensor> dy, Gradients& dx) override {
     const Tensor& chosen = condition.get(name());
     const Tensor zero = scalar(0, dy[0].dtype(), dy[0].device());
-    if (dx.wanted(0)) dx.set(0, cast(sum_to(run_where(chosen, dy[0], zero), a_shape), a_dtype));
-    if (dx.wanted(1)) dx.set(1, cast(sum_to(run_where(chosen, zero, dy[0]), b_shape), b_dtype));
+    if (dx.wanted(0)) dx.set(0, fitted(run_where(chosen, dy[0], zero), a_shape, a_dtype));
+    if (dx.wanted(1)) dx.set(1, fitted(run_where(chosen, zero, dy[0]), b_shape, b_dtype));
   }
   void release() override { condition.reset(); }
   Saved condition;

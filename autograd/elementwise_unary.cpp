@@ -13,7 +13,11 @@ using kernels::UnaryOp;
 
 struct ScaleNode final : Node {
   const char* name() const override { return "scale"; }
-  void backward(std::span<const Tensor> dy, Gradients& dx) override { dx.set(0, cast(scale(dy[0], factor), dtype)); }
+  void backward(std::span<const Tensor> dy, Gradients& dx) override {
+    Tensor gradient = scale(dy[0], factor);
+    if (gradient.dtype() != dtype) gradient = cast(gradient, dtype);
+    dx.set(0, std::move(gradient));  // the only handle: kept instead of copied
+  }
   bool reusable() const override { return true; }
   double factor = 1.0;
   Dtype dtype = Dtype::f32;

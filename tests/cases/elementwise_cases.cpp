@@ -38,15 +38,16 @@ Call loops(F f) {
 // What an operation is, whatever its operands.
 struct Operation {
   std::string name;
-  std::vector<std::string> functions;
-  Call call;
-  Call reference;
+  std::vector<std::string> functions = {};  // none: the name
+  Call call = {};
+  Call reference = {};
   /// The numbers that an operand is drawn from, away from the kinks and poles.
   std::function<Input(const Shape&)> operand = [](const Shape& shape) { return normal(shape); };
   /// Infinities, NaN, zeros of both signs, kinks; numbers whose result every dtype holds. Empty: none.
   std::vector<double> extreme = {kInf, -kInf, kNan, 0, -0.0, 1e4, -1e4, 1, -1, 0.5, -3};
   double roundings = 1;      // as Sample's: one more for each power of a saved result
   double amplification = 1;  // as Sample's
+  double scale = 0;          // as Input's
 };
 
 Sample sample_of(const Operation& op, std::string name, Kind kind, std::vector<Input> inputs) {
@@ -66,7 +67,7 @@ OpCase case_of(const Operation& op) {
 OpCase unary_case(const Operation& op) {
   OpCase c = case_of(op);
   const auto add = [&](std::string name, Kind kind, const Shape& shape) {
-    c.samples.push_back(sample_of(op, std::move(name), kind, {op.operand(shape)}));
+    c.samples.push_back(sample_of(op, std::move(name), kind, {with_scale(op.operand(shape), op.scale)}));
   };
   add("[4, 8]", Kind::usual, {4, 8});
   add("[2, 3, 5]", Kind::odd, {2, 3, 5});
@@ -89,8 +90,10 @@ OpCase unary_case(const Operation& op) {
   return c;
 }
 
-// An operand's gradient sums what it was stretched over.
-Input stretched(Input input, double terms) { return with_terms(std::move(input), terms); }
+// An operand's gradient sums what it was stretched over: random terms of the size of 1, which may cancel.
+Input stretched(Input input, double terms) {
+  return with_scale(with_terms(std::move(input), terms), terms > 1 ? std::sqrt(terms) : 0);
+}
 
 OpCase binary_case(const Operation& op, const std::function<Input(const Shape&)>& right, double backward_operands = 6) {
   OpCase c = case_of(op);
@@ -190,6 +193,9 @@ Input any(const Shape& shape) { return normal(shape); }
 
 double sigmoid_of(double x) { return x < 0 ? std::exp(x) / (1 + std::exp(x)) : 1 / (1 + std::exp(-x)); }
 
+// Φ(x) and x φ(x) cancel at x = -0.75, where each is about a quarter.
+constexpr double kGeluTerm = 0.25;
+
 std::vector<Operation> unary_operations() {
   const std::vector<double> from_zero = {kInf, -kInf, kNan, 0, -0.0, 1, -1, 0.5, 4, 100, 1e4};
   std::vector<Operation> all;
@@ -232,16 +238,18 @@ std::vector<Operation> unary_operations() {
        .reference = loops<1>([](double x) { return x > 0 ? x : 0.1 * x; })});
   add({.name = "gelu",
        .call = on_one([](const Tensor& x) { return gelu(x); }),
-       .reference = loops<1>([](double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2.0)); })});
+       .reference = loops<1>([](double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2.0)); }),
+       .scale = kGeluTerm});
   add({.name = "gelu_tanh",
        .functions = {"gelu"},
        .call = on_one([](const Tensor& x) { return gelu(x, Gelu::tanh); }),
        .reference = loops<1>([](double x) {
          // 1 + tanh(u) cancels where u is far below 0.
          return x * sigmoid_of(2 * 0.79788456080286535588 * (x + 0.044715 * x * x * x));
-       })});
+       }),
+       .scale = kGeluTerm});
   add({.name = "softplus",
-       .call = on_one([](const Tensor& x) { return softplus(x, 2, 3); }),  // some of the numbers above the threshold
+       .call = on_one([](const Tensor& x) { return softplus(x, 2, 3); }),
        .reference = loops<1>([](double x) { return 2 * x > 3 ? x : std::log1p(std::exp(2 * x)) / 2; })});
   add({.name = "softplus_default",
        .functions = {"softplus"},
