@@ -33,8 +33,7 @@ WEFT_DEVICE C apply(BinaryOp op, C a, C b) {
   if constexpr (std::is_floating_point_v<C>) {
     if (op == BinaryOp::div) return a / b;
     if (op == BinaryOp::minimum) return a < b || a != a ? a : b;  // b where b is NaN
-    if (op == BinaryOp::maximum) return a > b || a != a ? a : b;
-    return power(a, b);
+    return a > b || a != a ? a : b;
   } else {
     return 0;  // the rest on integers: by apply_stored, or refused before
   }
@@ -60,6 +59,12 @@ struct ApplyBinary {
   }
 };
 
+// Apart, because it costs registers and code: one vector in flight per thread.
+template <class T>
+struct ApplyPower {
+  WEFT_DEVICE T operator()(T a, T b) const { return narrow<T>(power(widen(a), widen(b))); }
+};
+
 // Calls f with the element type; bool is refused before.
 template <class F>
 void with_type(Dtype dtype, F&& f) {
@@ -81,9 +86,14 @@ template <bool kVectorised>
 void binary_run(const Stream& stream, const Binary& args) {
   if (args.shape.numel() == 0) return;
   with_type(args.dtype, [&]<class T>(std::type_identity<T>) {
-    launch_strided_map<kVectorised ? kStridedWidth<T> : 1>(stream, "binary", layout_of(args), ApplyBinary<T>{args.op},
-                                                           static_cast<T*>(args.out), static_cast<const T*>(args.a),
-                                                           static_cast<const T*>(args.b));
+    constexpr int kWidth = kVectorised ? kStridedWidth<T> : 1;
+    const T* const a = static_cast<const T*>(args.a);
+    const T* const b = static_cast<const T*>(args.b);
+    T* const out = static_cast<T*>(args.out);
+    if constexpr (!std::is_integral_v<T>)
+      if (args.op == BinaryOp::pow)
+        return launch_strided_map<kWidth, 1>(stream, "pow", layout_of(args), ApplyPower<T>{}, out, a, b);
+    launch_strided_map<kWidth>(stream, "binary", layout_of(args), ApplyBinary<T>{args.op}, out, a, b);
   });
 }
 
@@ -92,6 +102,8 @@ void binary_run(const Stream& stream, const Binary& args) {
 template <class T>
 struct ApplyCompare {
   CompareOp op;
+  bool with_scalar;
+  T scalar;
   WEFT_DEVICE static auto compared(T value) {
     if constexpr (std::is_integral_v<T>)
       return value;
@@ -99,7 +111,7 @@ struct ApplyCompare {
       return widen(value);
   }
   WEFT_DEVICE bool operator()(T a, T b) const {
-    const auto x = compared(a), y = compared(b);
+    const auto x = compared(a), y = compared(with_scalar ? scalar : b);
     if (op == CompareOp::eq) return x == y;
     if (op == CompareOp::ne) return x != y;
     if (op == CompareOp::lt) return x < y;
@@ -116,13 +128,6 @@ T rounded(double value) {
   else
     return static_cast<T>(static_cast<compute_t<T>>(value));
 }
-
-template <class T>
-struct CompareScalar {
-  CompareOp op;
-  T scalar;
-  WEFT_DEVICE bool operator()(T a, T) const { return ApplyCompare<T>{op}(a, scalar); }
-};
 
 // With a scalar b is not looked at: the first element of a stands in for it.
 Layout compare_layout(const Compare& args) {
@@ -143,14 +148,12 @@ template <bool kVectorised>
 void compare_run(const Stream& stream, const Compare& args) {
   if (args.shape.numel() == 0) return;
   dispatch_all(args.dtype, "compare", [&]<class T>(std::type_identity<T>) {
-    constexpr int kWidth = kVectorised ? kStridedWidth<T> : 1;
     const T* const a = static_cast<const T*>(args.a);
-    if (args.b != nullptr)
-      launch_strided_map<kWidth>(stream, "compare", layout_of(args), ApplyCompare<T>{args.op}, args.out, a,
-                                 static_cast<const T*>(args.b));
-    else
-      launch_strided_map<kWidth>(stream, "compare", compare_layout(args),
-                                 CompareScalar<T>{args.op, rounded<T>(args.scalar)}, args.out, a, a);
+    const bool with_scalar = args.b == nullptr;
+    launch_strided_map<kVectorised ? kStridedWidth<T> : 1>(
+        stream, "compare", compare_layout(args),
+        ApplyCompare<T>{args.op, with_scalar, with_scalar ? rounded<T>(args.scalar) : T{}}, args.out, a,
+        with_scalar ? a : static_cast<const T*>(args.b));
   });
 }
 
