@@ -7,7 +7,6 @@
 #include "autograd/factories.h"
 #include "autograd/layout.h"
 #include "autograd/node.h"
-#include "autograd/pointwise.h"
 #include "autograd/reduce.h"
 
 namespace weft {

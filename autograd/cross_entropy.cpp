@@ -8,7 +8,6 @@
 #include "autograd/factories.h"
 #include "autograd/layout.h"
 #include "autograd/node.h"
-#include "autograd/pointwise.h"
 #include "autograd/reduce.h"
 #include "kernels/cross_entropy.h"
 #include "tensor/status.h"

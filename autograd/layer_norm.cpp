@@ -7,7 +7,6 @@
 #include "autograd/layout.h"
 #include "autograd/node.h"
 #include "autograd/normalized_shape.h"
-#include "autograd/pointwise.h"
 #include "autograd/reduce.h"
 #include "kernels/layer_norm.h"
 

@@ -1,32 +1,26 @@
-// Element-wise operations.
-//   Idea:    memory-bound: 16-byte vectors, four in flight per thread. Binary operands are walked by their merged
-//            layout, so that dense tensors, rows that share a bias and columns that share a factor are all the same
-//            kernel.
-//   Mapping: blocks of 256 threads, 1024 vectors (or elements) per block; no shared memory.
-//   Needs:   for vectors: 16-byte aligned addresses and, where an operand is broadcast or strided, an innermost extent
-//            that is a multiple of the width (a dense tensor may have a rest, which block 0 takes). Otherwise element
-//            by element.
-//   The operation is looked up in the kernel, the same way for all threads: one kernel per dtype and width.
+// Element-wise operations, forward. The loops over memory are in common/strided_map.h (operands that are broadcast) and
+// common/dense_map.h; here is what happens to one element. The operation is looked up in the kernel, the same way for all
+// threads: one kernel per dtype and width.
 #include "kernels/elementwise.h"
 
-#include <algorithm>
-
-#include "kernels/common/launch.h"
-#include "kernels/common/strided_gpu.h"
+#include "kernels/common/dense_map.h"
+#include "kernels/common/strided_map.h"
 
 namespace weft::kernels::WEFT_BACKEND {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kUnroll = 4;
-constexpr int kPerBlock = kThreads * kUnroll;
+// Elements per vector: 16 bytes, but no more than 8 elements, which would only cost registers.
+template <class T>
+constexpr int kStridedWidth = std::min(kVectorWidth<T>, 8);
+int strided_width(Dtype dtype) { return std::min(16 / static_cast<int>(element_bytes(dtype)), 8); }
 
 // --- binary --------------------------------------------------------------------------------------------------------
 
 using Layout = StridedLayout<3>;  // out, a, b
 constexpr int kOut = 0, kA = 1, kB = 2;
 
-Layout layout_of(const Binary& args) {
+template <class Args>
+Layout layout_of(const Args& args) {
   const Strides out_strides = contiguous_strides(args.shape);
   return Layout(args.shape, {&out_strides, &args.a_strides, &args.b_strides});
 }
@@ -36,10 +30,13 @@ WEFT_DEVICE C apply(BinaryOp op, C a, C b) {
   if (op == BinaryOp::add) return a + b;
   if (op == BinaryOp::sub) return a - b;
   if (op == BinaryOp::mul) return a * b;
-  if constexpr (std::is_floating_point_v<C>)
-    return a / b;
-  else
-    return 0;  // division of integers is refused before
+  if constexpr (std::is_floating_point_v<C>) {
+    if (op == BinaryOp::div) return a / b;
+    if (op == BinaryOp::minimum) return a < b || a != a ? a : b;  // b where b is NaN
+    return a > b || a != a ? a : b;
+  } else {
+    return 0;  // the rest on integers: by apply_stored, or refused before
+  }
 }
 
 // Unsigned for integers: overflow wraps instead of being undefined.
@@ -48,66 +45,25 @@ using binary_compute_t = std::conditional_t<!std::is_integral_v<T>, compute_t<T>
                                             std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>>;
 
 template <class T>
-WEFT_DEVICE T apply_stored(BinaryOp op, T a, T b) {
-  using C = binary_compute_t<T>;
-  if constexpr (std::is_integral_v<T>)
-    return static_cast<T>(apply(op, static_cast<C>(a), static_cast<C>(b)));
-  else
-    return narrow<T>(apply<C>(op, widen(a), widen(b)));
-}
-
-template <class T>
-struct BinaryOperands {
-  const T* a;
-  const T* b;
-  T* out;
-  bool a_splat, b_splat;  // one element of the operand fills the vector
+struct ApplyBinary {
+  BinaryOp op;
+  WEFT_DEVICE T operator()(T a, T b) const {
+    using C = binary_compute_t<T>;
+    if constexpr (std::is_integral_v<T>) {
+      if (op == BinaryOp::minimum) return a < b ? a : b;
+      if (op == BinaryOp::maximum) return a > b ? a : b;
+      return static_cast<T>(apply(op, static_cast<C>(a), static_cast<C>(b)));
+    } else {
+      return narrow<T>(apply<C>(op, widen(a), widen(b)));
+    }
+  }
 };
 
-template <int kWidth, class T>
-WEFT_DEVICE Vec<T, kWidth> load_operand(const T* from, bool splat) {
-  if (kWidth == 1 || !splat) return load<kWidth>(from);
-  const T value = load_one(from);
-  Vec<T, kWidth> values;
-  WEFT_UNROLL
-  for (int i = 0; i < kWidth; ++i) values[i] = value;
-  return values;
-}
-
-template <class T, int kWidth>
-WEFT_KERNEL __launch_bounds__(kThreads)
-    binary_kernel(BinaryOp op, BinaryOperands<T> args, std::uint32_t count, StridedIndex<3> index) {
-  const std::uint32_t vectors = count / kWidth;
-  const std::uint32_t first = blockIdx.x * kPerBlock + threadIdx.x;
-  Vec<T, kWidth> a[kUnroll], b[kUnroll];
-  WEFT_UNROLL
-  for (int k = 0; k < kUnroll; ++k) {
-    const std::uint32_t v = first + k * kThreads;
-    if (v >= vectors) continue;
-    std::int64_t at[3];
-    index.offsets(v, at);
-    a[k] = load_operand<kWidth>(args.a + at[kA], args.a_splat);
-    b[k] = load_operand<kWidth>(args.b + at[kB], args.b_splat);
-  }
-  WEFT_UNROLL
-  for (int k = 0; k < kUnroll; ++k) {
-    const std::uint32_t v = first + k * kThreads;
-    if (v >= vectors) continue;
-    Vec<T, kWidth> out;
-    WEFT_UNROLL
-    for (int i = 0; i < kWidth; ++i) out[i] = apply_stored(op, a[k][i], b[k][i]);
-    store(args.out + static_cast<std::int64_t>(v) * kWidth, out);
-  }
-  // The rest: only where all is one dimension.
-  const std::uint32_t rest = vectors * kWidth + threadIdx.x;
-  if (kWidth > 1 && blockIdx.x == 0 && rest < count)
-    store_one(args.out + rest, apply_stored(op, load_one(args.a + (args.a_splat ? 0 : rest)),
-                                            load_one(args.b + (args.b_splat ? 0 : rest))));
-}
-
-// Elements per vector: 16 bytes, but no more than 8 elements, which would only cost registers.
+// Apart, because it costs registers and code: one vector in flight per thread.
 template <class T>
-constexpr int kBinaryWidth = std::min(kVectorWidth<T>, 8);
+struct ApplyPower {
+  WEFT_DEVICE T operator()(T a, T b) const { return narrow<T>(power(widen(a), widen(b))); }
+};
 
 // Calls f with the element type; bool is refused before.
 template <class F>
@@ -117,38 +73,10 @@ void with_type(Dtype dtype, F&& f) {
   });
 }
 
-template <class T, int kWidth>
-void binary_piece(const Stream& stream, const Binary& args, const Layout& layout) {
-  const BinaryOperands<T> operands{
-      .a = static_cast<const T*>(args.a) + layout.starts[kA],
-      .b = static_cast<const T*>(args.b) + layout.starts[kB],
-      .out = static_cast<T*>(args.out) + layout.starts[kOut],
-      .a_splat = layout.strides[kA][0] == 0,
-      .b_splat = layout.strides[kB][0] == 0,
-  };
-  const auto bytes = [&](int n) {
-    std::int64_t last = 0;
-    for (int d = 0; d < layout.rank; ++d) last += (layout.extents[d] - 1) * layout.strides[n][d];
-    return (last + 1) * static_cast<std::int64_t>(sizeof(T));
-  };
-  const auto kind = [&](int n) { return bytes(n) < bytes(kOut) ? OperandKind::broadcast : OperandKind::streamed; };
-  launch(stream,
-         {.name = "binary",
-          .grid = {std::max<std::int64_t>(ceil_div<std::int64_t>(layout.count / kWidth, kPerBlock), 1)},
-          .block = {kThreads},
-          .operands = {{"a", operands.a, bytes(kA), kind(kA)},
-                       {"b", operands.b, bytes(kB), kind(kB)},
-                       {"out", operands.out, bytes(kOut)}}},
-         binary_kernel<T, kWidth>, args.op, operands, static_cast<std::uint32_t>(layout.count),
-         StridedIndex<3>(layout, kWidth));
-}
-
 bool vectorised_supports(const Binary& args) {
   const Layout layout = layout_of(args);
-  const int width = std::min(16 / static_cast<int>(element_bytes(args.dtype)), 8);
   const auto operand = [&](int n, const void* address) {
-    if (layout.strides[n][0] == 0) return true;
-    return layout.is_vectorised(n, address, element_bytes(args.dtype), width);
+    return vector_operand(layout, n, address, element_bytes(args.dtype), strided_width(args.dtype));
   };
   // out is dense: where there are outer dimensions, its strides are multiples of the innermost extent.
   return operand(kOut, args.out) && operand(kA, args.a) && operand(kB, args.b);
@@ -158,46 +86,119 @@ template <bool kVectorised>
 void binary_run(const Stream& stream, const Binary& args) {
   if (args.shape.numel() == 0) return;
   with_type(args.dtype, [&]<class T>(std::type_identity<T>) {
-    for_each_piece(layout_of(args), [&](const Layout& piece) {
-      binary_piece<T, kVectorised ? kBinaryWidth<T> : 1>(stream, args, piece);
-    });
+    constexpr int kWidth = kVectorised ? kStridedWidth<T> : 1;
+    const T* const a = static_cast<const T*>(args.a);
+    const T* const b = static_cast<const T*>(args.b);
+    T* const out = static_cast<T*>(args.out);
+    if constexpr (!std::is_integral_v<T>)
+      if (args.op == BinaryOp::pow)
+        return launch_strided_map<kWidth, 1>(stream, "pow", layout_of(args), ApplyPower<T>{}, out, a, b);
+    launch_strided_map<kWidth>(stream, "binary", layout_of(args), ApplyBinary<T>{args.op}, out, a, b);
   });
 }
 
-// --- one or two dense operands -------------------------------------------------------------------------------------
+// --- compare -------------------------------------------------------------------------------------------------------
 
-// out[i] = f(a[i], b[i]) in compute type; b is not read unless kInputs is 2. f.prepare() runs once per thread.
-template <class T, int kWidth, int kInputs, class F>
-WEFT_KERNEL __launch_bounds__(kThreads) map_kernel(const T* a, const T* b, T* out, std::int64_t count, F f) {
-  f.prepare();
-  const std::int64_t vectors = count / kWidth;
-  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kPerBlock + threadIdx.x;
-  Vec<T, kWidth> x[kUnroll], y[kUnroll];
-  WEFT_UNROLL
-  for (int k = 0; k < kUnroll; ++k) {
-    const std::int64_t v = first + k * kThreads;
-    if (v >= vectors) continue;
-    x[k] = load<kWidth>(a + v * kWidth);
-    if constexpr (kInputs == 2)
-      y[k] = load<kWidth>(b + v * kWidth);
+template <class T>
+struct ApplyCompare {
+  CompareOp op;
+  bool with_scalar;
+  T scalar;
+  WEFT_DEVICE static auto compared(T value) {
+    if constexpr (std::is_integral_v<T>)
+      return value;
     else
-      y[k] = x[k];
+      return widen(value);
   }
-  WEFT_UNROLL
-  for (int k = 0; k < kUnroll; ++k) {
-    const std::int64_t v = first + k * kThreads;
-    if (v >= vectors) continue;
-    Vec<T, kWidth> result;
-    WEFT_UNROLL
-    for (int i = 0; i < kWidth; ++i) result[i] = narrow<T>(f(widen(x[k][i]), widen(y[k][i])));
-    store(out + v * kWidth, result);
+  WEFT_DEVICE bool operator()(T a, T b) const {
+    const auto x = compared(a), y = compared(with_scalar ? scalar : b);
+    if (op == CompareOp::eq) return x == y;
+    if (op == CompareOp::ne) return x != y;
+    if (op == CompareOp::lt) return x < y;
+    if (op == CompareOp::le) return x <= y;
+    if (op == CompareOp::gt) return x > y;
+    return x >= y;
   }
-  const std::int64_t rest = vectors * kWidth + threadIdx.x;
-  if (kWidth > 1 && blockIdx.x == 0 && rest < count) {
-    const compute_t<T> value = widen(load_one(a + rest));
-    store_one(out + rest, narrow<T>(f(value, kInputs == 2 ? widen(load_one(b + rest)) : value)));
+};
+
+template <class T>
+T rounded(double value) {
+  if constexpr (std::is_integral_v<T>)
+    return static_cast<T>(value);
+  else
+    return static_cast<T>(static_cast<compute_t<T>>(value));
+}
+
+// With a scalar b is not looked at: the first element of a stands in for it.
+Layout compare_layout(const Compare& args) {
+  if (args.b != nullptr) return layout_of(args);
+  const Strides out_strides = contiguous_strides(args.shape), none = Dims::filled(args.shape.rank(), 0);
+  return Layout(args.shape, {&out_strides, &args.a_strides, &none});
+}
+
+bool compare_vectorised_supports(const Compare& args) {
+  const Layout layout = compare_layout(args);
+  const std::int64_t bytes = element_bytes(args.dtype);
+  const int width = strided_width(args.dtype);
+  return vector_operand(layout, kOut, args.out, 1, width) && vector_operand(layout, kA, args.a, bytes, width) &&
+         vector_operand(layout, kB, args.b, bytes, width);
+}
+
+template <bool kVectorised>
+void compare_run(const Stream& stream, const Compare& args) {
+  if (args.shape.numel() == 0) return;
+  dispatch_all(args.dtype, "compare", [&]<class T>(std::type_identity<T>) {
+    const T* const a = static_cast<const T*>(args.a);
+    const bool with_scalar = args.b == nullptr;
+    launch_strided_map<kVectorised ? kStridedWidth<T> : 1>(
+        stream, "compare", compare_layout(args),
+        ApplyCompare<T>{args.op, with_scalar, with_scalar ? rounded<T>(args.scalar) : T{}}, args.out, a,
+        with_scalar ? a : static_cast<const T*>(args.b));
+  });
+}
+
+// --- where ---------------------------------------------------------------------------------------------------------
+
+using WhereLayout = StridedLayout<4>;  // out, condition, a, b
+
+WhereLayout where_layout(const Where& args) {
+  const Strides out_strides = contiguous_strides(args.shape);
+  return WhereLayout(args.shape, {&out_strides, &args.condition_strides, &args.a_strides, &args.b_strides});
+}
+
+struct Choose {
+  template <class T>
+  WEFT_DEVICE T operator()(bool condition, T a, T b) const {
+    return condition ? a : b;
+  }
+};
+
+bool where_vectorised_supports(const Where& args) {
+  const WhereLayout layout = where_layout(args);
+  const std::int64_t bytes = element_bytes(args.dtype);
+  const int width = strided_width(args.dtype);
+  return vector_operand(layout, 0, args.out, bytes, width) && vector_operand(layout, 1, args.condition, 1, width) &&
+         vector_operand(layout, 2, args.a, bytes, width) && vector_operand(layout, 3, args.b, bytes, width);
+}
+
+// Elements are moved as words of their size, whatever they mean.
+template <bool kVectorised>
+void where_run(const Stream& stream, const Where& args) {
+  if (args.shape.numel() == 0) return;
+  const auto run = [&]<class T>(std::type_identity<T>) {
+    launch_strided_map<kVectorised ? kStridedWidth<T> : 1>(
+        stream, "where", where_layout(args), Choose{}, static_cast<T*>(args.out), args.condition,
+        static_cast<const T*>(args.a), static_cast<const T*>(args.b));
+  };
+  switch (element_bytes(args.dtype)) {
+    case 1: return run(std::type_identity<std::uint8_t>{});
+    case 2: return run(std::type_identity<std::uint16_t>{});
+    case 4: return run(std::type_identity<std::uint32_t>{});
+    default: return run(std::type_identity<std::uint64_t>{});
   }
 }
+
+// --- one dense operand ---------------------------------------------------------------------------------------------
 
 template <class C>
 struct ScaleBy {
@@ -212,11 +213,32 @@ struct ScaleBy {
 template <class C>
 struct ApplyUnary {
   UnaryOp op;
+  C p, q;
   WEFT_DEVICE void prepare() {}
   WEFT_DEVICE C operator()(C x, C) const {
     if (op == UnaryOp::exp) return exponential(x);
     if (op == UnaryOp::log) return logarithm(x);
-    return 1 / square_root(x);
+    if (op == UnaryOp::sqrt) return square_root(x);
+    if (op == UnaryOp::rsqrt) return 1 / square_root(x);
+    if (op == UnaryOp::abs) return absolute(x);
+    if (op == UnaryOp::sigmoid) return 1 / (1 + exponential(-x));
+    if (op == UnaryOp::tanh) return hyperbolic_tangent(x);
+    if (op == UnaryOp::silu) return x / (1 + exponential(-x));
+    if (op == UnaryOp::add_scalar) return x + p;
+    if (op == UnaryOp::subtract_from) return p - x;
+    if (op == UnaryOp::divide) return p / x;
+    if (op == UnaryOp::clamp) {
+      const C raised = x < p ? p : x;
+      return raised > q ? q : raised;
+    }
+    if (op == UnaryOp::leaky_relu) return x > 0 ? x : x * p;
+    // Φ by erfc, which keeps its digits where 1 + erf would cancel.
+    if (op == UnaryOp::gelu) return C(0.5) * x * complementary_error(x * C(-0.70710678118654752440));
+    // (1 + tanh(u)) / 2 = 1 / (1 + e^(-2u)), likewise.
+    if (op == UnaryOp::gelu_tanh)
+      return x / (1 + exponential(C(-1.5957691216057307117) * (x + C(0.044715) * x * x * x)));
+    if (op == UnaryOp::softplus) return x * p > q ? x : logarithm_1p(exponential(x * p)) / p;
+    return p == 2 ? x * x : power(x, p);
   }
 };
 
@@ -226,28 +248,11 @@ struct ReluOf {
   WEFT_DEVICE C operator()(C x, C) const { return x < 0 ? C(0) : x; }  // NaN stays
 };
 
-template <class C>
-struct ReluGradient {
-  WEFT_DEVICE void prepare() {}
-  WEFT_DEVICE C operator()(C dy, C y) const { return y > 0 ? dy : C(0); }
-};
-
-// The operands of a map, whatever op it is.
-struct Map {
-  const char* name;
-  Dtype dtype;
-  const void* a;
-  const void* b;  // null when there is one input
-  void* out;
-  std::int64_t count;
-  const double* device_factor = nullptr;
-};
-Map map_of(const Scale& args) {
+DenseMap map_of(const Scale& args) {
   return {"scale", args.dtype, args.in, nullptr, args.out, args.count, args.device_factor};
 }
-Map map_of(const Unary& args) { return {"unary", args.dtype, args.in, nullptr, args.out, args.count}; }
-Map map_of(const Relu& args) { return {"relu_forward", args.dtype, args.in, nullptr, args.out, args.count}; }
-Map map_of(const ReluBackward& args) { return {"relu_backward", args.dtype, args.dy, args.y, args.dx, args.count}; }
+DenseMap map_of(const Unary& args) { return {"unary", args.dtype, args.in, nullptr, args.out, args.count}; }
+DenseMap map_of(const Relu& args) { return {"relu_forward", args.dtype, args.in, nullptr, args.out, args.count}; }
 
 template <class C>
 ScaleBy<C> function_of(const Scale& args) {
@@ -255,54 +260,33 @@ ScaleBy<C> function_of(const Scale& args) {
 }
 template <class C>
 ApplyUnary<C> function_of(const Unary& args) {
-  return {args.op};
+  return {args.op, static_cast<C>(args.p), static_cast<C>(args.q)};
 }
 template <class C>
 ReluOf<C> function_of(const Relu&) {
   return {};
 }
-template <class C>
-ReluGradient<C> function_of(const ReluBackward&) {
-  return {};
-}
 
 template <class Args>
 bool map_vectorised_supports(const Args& args) {
-  const Map map = map_of(args);
-  return is_aligned(map.a, 16) && is_aligned(map.b, 16) && is_aligned(map.out, 16);
+  return is_vectorised(map_of(args));
 }
-
 template <class Args>
 bool map_scalar_supports(const Args&) {
   return true;
 }
 
+// Functions that cost registers have one vector in flight per thread, and more threads instead.
 template <class Args, bool kVectorised>
 void map_run(const Stream& stream, const Args& args) {
-  constexpr int kInputs = std::is_same_v<Args, ReluBackward> ? 2 : 1;
-  const Map map = map_of(args);
-  if (map.count == 0) return;
-  dispatch_float(map.dtype, map.name, [&]<class T>(std::type_identity<T>) {
-    constexpr int kWidth = kVectorised ? kVectorWidth<T> : 1;
-    const std::int64_t bytes = map.count * static_cast<std::int64_t>(sizeof(T));
-    const auto function = function_of<compute_t<T>>(args);
-    launch(stream,
-           {.name = map.name,
-            .grid = {std::max<std::int64_t>(ceil_div<std::int64_t>(map.count / kWidth, kPerBlock), 1)},
-            .block = {kThreads},
-            .operands = {{"a", map.a, bytes},
-                         {"b", map.b, map.b != nullptr ? bytes : 0},
-                         {"out", map.out, bytes},
-                         {"factor", map.device_factor, map.device_factor != nullptr ? 8 : 0, OperandKind::broadcast}}},
-           map_kernel<T, kWidth, kInputs, std::remove_const_t<decltype(function)>>, static_cast<const T*>(map.a),
-           static_cast<const T*>(map.b), static_cast<T*>(map.out), map.count, function);
-  });
+  launch_dense_map<kVectorised, 1, std::is_same_v<Args, Unary> ? 1 : 4>(
+      stream, map_of(args), [&]<class C>(std::type_identity<C>) { return function_of<C>(args); });
 }
 
 template <class Args>
 std::span<const Variant<Args>> map_variants() {
   static constexpr Variant<Args> kVariants[] = {
-      {"vectorised", "16-byte vectors, four per thread", map_vectorised_supports<Args>, map_run<Args, true>},
+      {"vectorised", "16-byte vectors", map_vectorised_supports<Args>, map_run<Args, true>},
       {"scalar", "for addresses off the 16-byte grid", map_scalar_supports<Args>, map_run<Args, false>},
   };
   return kVariants;
@@ -317,19 +301,31 @@ std::span<const Variant<Binary>> binary_variants() {
   };
   return kVariants;
 }
+std::span<const Variant<Compare>> compare_variants() {
+  static constexpr Variant<Compare> kVariants[] = {
+      {"vectorised", "16-byte vectors of dense or broadcast operands", compare_vectorised_supports, compare_run<true>},
+      {"scalar", "any strides, an element at a time", [](const Compare&) { return true; }, compare_run<false>},
+  };
+  return kVariants;
+}
+std::span<const Variant<Where>> where_variants() {
+  static constexpr Variant<Where> kVariants[] = {
+      {"vectorised", "16-byte vectors of dense or broadcast operands", where_vectorised_supports, where_run<true>},
+      {"scalar", "any strides, an element at a time", [](const Where&) { return true; }, where_run<false>},
+  };
+  return kVariants;
+}
 std::span<const Variant<Scale>> scale_variants() { return map_variants<Scale>(); }
 std::span<const Variant<Unary>> unary_variants() { return map_variants<Unary>(); }
 std::span<const Variant<Relu>> relu_forward_variants() { return map_variants<Relu>(); }
-std::span<const Variant<ReluBackward>> relu_backward_variants() { return map_variants<ReluBackward>(); }
 
 void binary(const Stream& stream, const Binary& args) { run_variant("binary", binary_variants(), stream, args); }
+void compare(const Stream& stream, const Compare& args) { run_variant("compare", compare_variants(), stream, args); }
+void where(const Stream& stream, const Where& args) { run_variant("where", where_variants(), stream, args); }
 void scale(const Stream& stream, const Scale& args) { run_variant("scale", scale_variants(), stream, args); }
 void unary(const Stream& stream, const Unary& args) { run_variant("unary", unary_variants(), stream, args); }
 void relu_forward(const Stream& stream, const Relu& args) {
   run_variant("relu", relu_forward_variants(), stream, args);
-}
-void relu_backward(const Stream& stream, const ReluBackward& args) {
-  run_variant("relu", relu_backward_variants(), stream, args);
 }
 
 }  // namespace weft::kernels::WEFT_BACKEND

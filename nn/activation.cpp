@@ -6,6 +6,13 @@
 namespace weft::nn {
 
 Tensor ReLU::operator()(const Tensor& x) { return relu(x); }
+Tensor LeakyReLU::operator()(const Tensor& x) { return leaky_relu(x, negative_slope); }
+Tensor GELU::operator()(const Tensor& x) { return gelu(x, approximate); }
+Tensor SiLU::operator()(const Tensor& x) { return silu(x); }
+Tensor Sigmoid::operator()(const Tensor& x) { return sigmoid(x); }
+Tensor Tanh::operator()(const Tensor& x) { return tanh(x); }
+Tensor Softplus::operator()(const Tensor& x) { return softplus(x, beta, threshold); }
+Tensor Identity::operator()(const Tensor& x) { return x; }
 
 Tensor Flatten::operator()(const Tensor& x) {
   require<ShapeError>(x.rank() >= 1, "flatten", "needs a batch dimension but the input is a scalar");

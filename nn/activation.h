@@ -1,10 +1,59 @@
 #pragma once
+#include "autograd/elementwise.h"
 #include "nn/module.h"
 
 namespace weft::nn {
 
-/// max(x, 0), element-wise.
+// Activations as modules, element-wise, with PyTorch's names and defaults; autograd/elementwise.h says what they compute.
+
 struct ReLU {
+  Tensor operator()(const Tensor& x);
+  template <class V>
+  void visit(V&) {}
+};
+
+struct LeakyReLU {
+  double negative_slope = 0.01;
+  Tensor operator()(const Tensor& x);
+  template <class V>
+  void visit(V&) {}
+};
+
+struct GELU {
+  Gelu approximate = Gelu::erf;  // PyTorch's "none"
+  Tensor operator()(const Tensor& x);
+  template <class V>
+  void visit(V&) {}
+};
+
+struct SiLU {
+  Tensor operator()(const Tensor& x);
+  template <class V>
+  void visit(V&) {}
+};
+
+struct Sigmoid {
+  Tensor operator()(const Tensor& x);
+  template <class V>
+  void visit(V&) {}
+};
+
+struct Tanh {
+  Tensor operator()(const Tensor& x);
+  template <class V>
+  void visit(V&) {}
+};
+
+struct Softplus {
+  double beta = 1.0;
+  double threshold = 20.0;  // linear where beta x is above
+  Tensor operator()(const Tensor& x);
+  template <class V>
+  void visit(V&) {}
+};
+
+/// x itself: where a layer is optional.
+struct Identity {
   Tensor operator()(const Tensor& x);
   template <class V>
   void visit(V&) {}

@@ -11,7 +11,6 @@
 #include "autograd/factories.h"
 #include "autograd/gradcheck.h"
 #include "autograd/layout.h"
-#include "autograd/pointwise.h"
 #include "kernels/cross_entropy.h"
 #include "support/compare.h"
 #include "support/guarded.h"

@@ -4,7 +4,6 @@
 #include "autograd/elementwise.h"
 #include "autograd/factories.h"
 #include "autograd/layout.h"
-#include "autograd/pointwise.h"
 #include "kernels/elementwise.h"
 #include "support/gpu.h"
 #include "support/variants.h"
@@ -162,6 +161,137 @@ TEST_P(BinaryGpu, InPlaceEmptyAndRefused) {
   EXPECT_THROW(kernels::binary(device(), binary_of(BinaryOp::div, numbers, numbers, numbers)), DtypeError);
 }
 
+// Small integers, so that equal ones occur, zeros of both signs and a NaN.
+Tensor ties(const Shape& shape, std::uint64_t seed, Dtype dtype) {
+  Tensor x = cast(cast(randn(shape, seed) * 2.0, Dtype::i32), dtype);
+  if (!is_floating(dtype) || x.numel() < 8) return x;
+  const Tensor flat = x.flatten();
+  fill_(flat.slice(0, 2, 3), NAN);
+  fill_(flat.slice(0, 5, 6), -0.0);
+  return x;
+}
+
+// Every variant of an op with an output of `dtype` must give `want`, at most `tolerance` away, between sentinels.
+template <class Variants, class Make>
+void check_all(Device device, const Variants& variants, const Tensor& want, double tolerance, Make&& make,
+               std::set<std::string>& ran) {
+  const std::int64_t count = want.numel();
+  const Tensor first = output(device, {count}, want.dtype());
+  test::for_each_variant(variants, make(first), [&](const auto& variant) {
+    const auto got = test::in_every_order(device, [&] {
+      const Tensor out = on(device, full({count + 1}, 1, want.dtype()));
+      variant.run(current_stream(device), make(out));
+      return std::vector<Tensor>{back(out)};
+    });
+    ran.insert(variant.name);
+    const std::vector<double> all = values(got[0]), expected = values(want);
+    EXPECT_EQ(all.back(), 1) << "behind the output";
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      const bool same = std::isnan(expected[i]) ? std::isnan(all[i])
+                                                : all[i] == expected[i] || std::fabs(all[i] - expected[i]) <=
+                                                                               tolerance * (1 + std::fabs(expected[i]));
+      EXPECT_TRUE(same) << "element " << i << ": " << all[i] << " instead of " << expected[i];
+    }
+  });
+}
+
+TEST_P(BinaryGpu, MinimumMaximumAndTheirGradientsShareTies) {
+  using kernels::BinaryGradientOp;
+  std::set<std::string> ran;
+  for (const Case& c : cases())
+    for (const Dtype dtype : kFloats) {
+      const Tensor a = ties(c.a, 1, dtype), b = ties(c.b, 2, dtype), dy = randn(c.out, 3, dtype);
+      const Tensor a_there = on(device(), a), b_there = on(device(), b), dy_there = on(device(), dy);
+      for (const BinaryOp op : {BinaryOp::minimum, BinaryOp::maximum})
+        ran.merge(check(device(), c.name, op, a, b, c.out, a_there, b_there));
+      for (const BinaryGradientOp op :
+           {BinaryGradientOp::div_b, BinaryGradientOp::minimum_a, BinaryGradientOp::maximum_a}) {
+        const auto make = [&](const Tensor& left, const Tensor& right, const Tensor& gradient, const Tensor& out) {
+          return kernels::BinaryGradient{op,
+                                         dtype,
+                                         gradient.raw_data(),
+                                         left.raw_data(),
+                                         right.raw_data(),
+                                         out.raw_data(),
+                                         c.out,
+                                         contiguous_strides(c.out),
+                                         left.expand(c.out).strides(),
+                                         right.expand(c.out).strides()};
+        };
+        const Tensor want = Tensor::empty({c.out.numel()}, dtype);
+        kernels::binary_gradient(Device{}, make(a, b, dy, want));
+        SCOPED_TRACE(std::string(c.name) + " " + std::string(to_string(dtype)) + " gradient " +
+                     std::to_string(static_cast<int>(op)));
+        check_all(
+            device(), WEFT_VARIANTS(binary_gradient, device()), want, 0,
+            [&](const Tensor& out) { return make(a_there, b_there, dy_there, out); }, ran);
+      }
+    }
+  EXPECT_EQ(ran, (std::set<std::string>{"vectorised", "scalar"}));
+}
+
+TEST_P(BinaryGpu, ComparisonsOfEveryDtype) {
+  using kernels::CompareOp;
+  std::set<std::string> ran;
+  for (const Case& c : cases())
+    for (const Dtype dtype :
+         {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16, Dtype::i64, Dtype::i32, Dtype::u8, Dtype::boolean})
+      for (const CompareOp op :
+           {CompareOp::eq, CompareOp::ne, CompareOp::lt, CompareOp::le, CompareOp::gt, CompareOp::ge})
+        for (const bool with_number : {false, true}) {
+          const Tensor a = ties(c.a, 1, dtype), b = ties(c.b, 2, dtype);
+          const Tensor a_there = on(device(), a), b_there = on(device(), b);
+          const auto make = [&](const Tensor& left, const Tensor& right, const Tensor& out) {
+            return kernels::Compare{op,
+                                    dtype,
+                                    left.raw_data(),
+                                    with_number ? nullptr : right.raw_data(),
+                                    out.data<bool>(),
+                                    c.out,
+                                    left.expand(c.out).strides(),
+                                    right.expand(c.out).strides(),
+                                    1};
+          };
+          const Tensor want = Tensor::empty({c.out.numel()}, Dtype::boolean);
+          kernels::compare(Device{}, make(a, b, want));
+          SCOPED_TRACE(std::string(c.name) + " " + std::string(to_string(dtype)) + " comparison " +
+                       std::to_string(static_cast<int>(op)));
+          check_all(
+              device(), WEFT_VARIANTS(compare, device()), want, 0,
+              [&](const Tensor& out) { return make(a_there, b_there, out); }, ran);
+        }
+  EXPECT_EQ(ran, (std::set<std::string>{"vectorised", "scalar"}));
+}
+
+TEST_P(BinaryGpu, WhereOfEveryDtypeAndMisalignedCondition) {
+  std::set<std::string> ran;
+  for (const Case& c : cases())
+    for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::bf16, Dtype::u8})
+      for (const std::int64_t offset : {0, 1}) {
+        const Tensor a = ties(c.a, 1, dtype), b = ties(c.b, 2, dtype);
+        Tensor flags = cast(ties({c.out.numel() + 1}, 3, Dtype::i32), Dtype::boolean);
+        const Tensor a_there = on(device(), a), b_there = on(device(), b), flags_there = on(device(), flags);
+        const auto make = [&](const Tensor& condition, const Tensor& left, const Tensor& right, const Tensor& out) {
+          return kernels::Where{dtype,
+                                condition.data<bool>() + offset,
+                                left.raw_data(),
+                                right.raw_data(),
+                                out.raw_data(),
+                                c.out,
+                                contiguous_strides(c.out),
+                                left.expand(c.out).strides(),
+                                right.expand(c.out).strides()};
+        };
+        const Tensor want = Tensor::empty({c.out.numel()}, dtype);
+        kernels::where(Device{}, make(flags, a, b, want));
+        SCOPED_TRACE(std::string(c.name) + " " + std::string(to_string(dtype)) + " from " + std::to_string(offset));
+        check_all(
+            device(), WEFT_VARIANTS(where, device()), want, 0,
+            [&](const Tensor& out) { return make(flags_there, a_there, b_there, out); }, ran);
+      }
+  EXPECT_EQ(ran, (std::set<std::string>{"vectorised", "scalar"}));
+}
+
 TEST_P(BinaryGpu, TrafficIsEveryOperandOnce) {
   const Tensor a = on(device(), randn({64, 512}, 8)), b = on(device(), randn({64, 512}, 9)),
                bias = on(device(), randn({512}, 10));
@@ -299,6 +429,60 @@ TEST_P(MapGpu, ExpLogRsqrtAgainstFloat64) {
               },
               Tensor::from_vector(expected, {count}));
         }
+}
+
+TEST_P(MapGpu, EveryUnaryOpAndItsGradientAgainstTheCpu) {
+  struct Op {
+    UnaryOp op;
+    double p, q;
+  };
+  // clamp: 0 is at one of its ends. softplus: some numbers are beyond the threshold, and all of 100 times them.
+  const Op ops[] = {{UnaryOp::exp, 0, 0},           {UnaryOp::log, 0, 0},        {UnaryOp::sqrt, 0, 0},
+                    {UnaryOp::rsqrt, 0, 0},         {UnaryOp::abs, 0, 0},        {UnaryOp::sigmoid, 0, 0},
+                    {UnaryOp::tanh, 0, 0},          {UnaryOp::silu, 0, 0},       {UnaryOp::add_scalar, 1.5, 0},
+                    {UnaryOp::subtract_from, 2, 0}, {UnaryOp::divide, 2, 0},     {UnaryOp::pow, 2, 0},
+                    {UnaryOp::pow, 3, 0},           {UnaryOp::pow, 0, 0},        {UnaryOp::clamp, 0, 1},
+                    {UnaryOp::leaky_relu, 0.1, 0},  {UnaryOp::gelu, 0, 0},       {UnaryOp::gelu_tanh, 0, 0},
+                    {UnaryOp::softplus, 2, 1},      {UnaryOp::softplus, 100, 20}};
+  std::set<std::string> ran;
+  for (const Dtype dtype : kFloats)
+    for (const std::int64_t count : {1, 8, 1031})
+      for (const std::int64_t offset : {0, 1})
+        for (const Op& op : ops) {
+          SCOPED_TRACE(std::string(to_string(dtype)) + " op " + std::to_string(static_cast<int>(op.op)) + ", " +
+                       std::to_string(count) + " from " + std::to_string(offset));
+          const Tensor x = numbers(count + 1, dtype), dy = randn({count + 1}, 13, dtype);
+          const Tensor x_there = on(device(), x), dy_there = on(device(), dy);
+          const auto from = [&](const Tensor& t) { return t.slice(0, offset, count + offset).raw_data(); };
+          const auto forward = [&](const Tensor& in, const Tensor& out) {
+            return kernels::Unary{op.op, dtype, from(in), out.raw_data(), count, op.p, op.q};
+          };
+          const auto gradient = [&](const Tensor& gradients, const Tensor& saved, const Tensor& out) {
+            return kernels::UnaryBackward{op.op, dtype, from(gradients), from(saved), out.raw_data(), count,
+                                          op.p,  op.q};
+          };
+          const Tensor y = Tensor::empty({count}, dtype), dx = Tensor::empty({count}, dtype);
+          kernels::unary(Device{}, forward(x, y));
+          check_all(
+              device(), WEFT_VARIANTS(unary, device()), y, 4 * map_tolerance(dtype),
+              [&](const Tensor& out) { return forward(x_there, out); }, ran);
+          if (op.op == UnaryOp::add_scalar || op.op == UnaryOp::subtract_from) continue;
+          kernels::unary_backward(Device{}, gradient(dy, x, dx));  // any number may be the saved one
+          check_all(
+              device(), WEFT_VARIANTS(unary_backward, device()), dx, 4 * map_tolerance(dtype),
+              [&](const Tensor& out) { return gradient(dy_there, x_there, out); }, ran);
+        }
+  EXPECT_EQ(ran, (std::set<std::string>{"vectorised", "scalar"}));
+  // dx over dy.
+  const Tensor x = numbers(1027, Dtype::f32), dy = randn({1027}, 13), want = Tensor::empty({1027});
+  const auto args = [&](const Tensor& gradients, const Tensor& saved, const Tensor& out) {
+    return kernels::UnaryBackward{UnaryOp::abs,     Dtype::f32,     gradients.raw_data(),
+                                  saved.raw_data(), out.raw_data(), 1027};
+  };
+  kernels::unary_backward(Device{}, args(dy, x, want));
+  const Tensor over = on(device(), dy), x_there = on(device(), x);
+  kernels::unary_backward(device(), args(over, x_there, over));
+  EXPECT_TRUE(test::bitwise_equal(back(over), want));
 }
 
 TEST_P(MapGpu, InPlaceAndEmpty) {

@@ -1,12 +1,17 @@
 #include "autograd/elementwise.h"
 
 #include <cmath>
+#include <functional>
+#include <limits>
 
 #include <gtest/gtest.h>
 
+#include "autograd/cast.h"
 #include "autograd/engine.h"
 #include "autograd/factories.h"
 #include "autograd/gradcheck.h"
+#include "autograd/layout.h"
+#include "nn/activation.h"
 #include "support/compare.h"
 #include "support/threads.h"
 
@@ -120,6 +125,135 @@ TEST(Elementwise, BitwiseEqualForAnyThreadCount) {
     if (!first.defined()) first = y;
     EXPECT_TRUE(test::bitwise_equal(first, y)) << threads;
   }
+}
+
+constexpr double kInf = std::numeric_limits<double>::infinity(), kNan = std::numeric_limits<double>::quiet_NaN();
+
+// y and dx for dy = 1 at some numbers, in f64.
+std::pair<std::vector<double>, std::vector<double>> at(const std::vector<double>& x,
+                                                       const std::function<Tensor(const Tensor&)>& f) {
+  const Tensor leaf = set_requires_grad(Tensor::from_vector(x, {static_cast<std::int64_t>(x.size())}));
+  const Tensor y = f(leaf);
+  backward(y, ones(y.shape(), Dtype::f64));
+  return {values(y), values(grad(leaf))};
+}
+
+TEST(Elementwise, GradientsAtKinksAreThoseOfPyTorch) {
+  const auto gradient = [](const std::vector<double>& x, const std::function<Tensor(const Tensor&)>& f) {
+    return at(x, f).second;
+  };
+  using Numbers = std::vector<double>;
+  EXPECT_EQ(gradient({-2, 0, -0.0, 3}, [](const Tensor& x) { return abs(x); }), (Numbers{-1, 0, 0, 1}));
+  EXPECT_EQ(gradient({-2, -1, 0, 1, 2}, [](const Tensor& x) { return clamp(x, -1, 1); }), (Numbers{0, 1, 1, 1, 0}));
+  EXPECT_EQ(gradient({-2, 0, 3}, [](const Tensor& x) { return leaky_relu(x, 0.5); }), (Numbers{0.5, 0.5, 1}));
+  EXPECT_EQ(gradient({0, 2}, [](const Tensor& x) { return pow(x, 0); }), (Numbers{0, 0}));
+  EXPECT_EQ(gradient({0, 3}, [](const Tensor& x) { return pow(x, 2); }), (Numbers{0, 6}));
+  EXPECT_EQ(gradient({0, 1}, [](const Tensor& x) { return sqrt(x); }), (Numbers{kInf, 0.5}));
+  const Tensor other = Tensor::from_vector<double>({1, 2, 3}, {3});
+  EXPECT_EQ(gradient({1, 3, 2}, [&](const Tensor& x) { return maximum(x, other); }), (Numbers{0.5, 1, 0}));
+  EXPECT_EQ(gradient({1, 3, 2}, [&](const Tensor& x) { return minimum(other, x); }), (Numbers{0.5, 0, 1}));
+}
+
+TEST(Elementwise, ClampTakesTheUpperEndWhereTheEndsCross) {
+  EXPECT_EQ(values(clamp(Tensor::from_vector<float>({-5, 0, 5}, {3}), 2, 1)), (std::vector<double>{1, 1, 1}));
+}
+
+TEST(Elementwise, ActivationsNeitherOverflowNorLoseNan) {
+  for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16}) {
+    SCOPED_TRACE(to_string(dtype));
+    const Tensor x = set_requires_grad(full({3}, 0, dtype));
+    {
+      const NoGrad guard;
+      fill_(x.slice(0, 0, 1), 9984);  // a number of every dtype
+      fill_(x.slice(0, 1, 2), -9984);
+      fill_(x.slice(0, 2, 3), kNan);
+    }
+    struct Expected {
+      Tensor y;
+      double high, low, slope_high, slope_low;
+    };
+    for (const auto& [y, high, low, slope_high, slope_low] :
+         {Expected{sigmoid(x), 1, 0, 0, 0}, Expected{tanh(x), 1, -1, 0, 0}, Expected{silu(x), 9984, 0, 1, 0},
+          Expected{softplus(x), 9984, 0, 1, 0}, Expected{gelu(x), 9984, 0, 1, 0},
+          Expected{gelu(x, Gelu::tanh), 9984, 0, 1, 0}}) {
+      const std::vector<double> result = values(y);
+      EXPECT_EQ(result[0], high);
+      EXPECT_EQ(result[1], low);
+      EXPECT_TRUE(std::isnan(result[2]));
+      zero_grad(x);
+      backward(y, ones({3}, dtype));
+      const std::vector<double> gradient = values(grad(x));
+      EXPECT_EQ(gradient[0], slope_high);
+      EXPECT_EQ(gradient[1], slope_low);
+      EXPECT_TRUE(std::isnan(gradient[2]));
+    }
+  }
+}
+
+TEST(Elementwise, SmallResultsKeepTheirDigits) {
+  // Where 1 + erf(x), 1 + tanh(x) and ln(1 + e^x) by their definitions would be 0.
+  const double gelu_at = -8 * 0.5 * std::erfc(8 / std::sqrt(2.0));
+  EXPECT_NEAR(gelu(full({}, -8)).item<double>() / gelu_at, 1, 1e-5);
+  EXPECT_NEAR(softplus(full({}, -20)).item<double>() / std::log1p(std::exp(-20.0)), 1, 1e-6);
+  EXPECT_GT(-gelu(full({}, -5), Gelu::tanh).item<double>(), 1e-8);
+}
+
+TEST(Elementwise, NumbersBesideTensors) {
+  const Tensor x = Tensor::from_vector<float>({1, 2, 4}, {3});
+  using Numbers = std::vector<double>;
+  EXPECT_EQ(values(x + 1.0), (Numbers{2, 3, 5}));
+  EXPECT_EQ(values(1.0 + x), (Numbers{2, 3, 5}));
+  EXPECT_EQ(values(x - 1.0), (Numbers{0, 1, 3}));
+  EXPECT_EQ(values(1.0 - x), (Numbers{0, -1, -3}));
+  EXPECT_EQ(values(2.0 / x), (Numbers{2, 1, 0.5}));
+  EXPECT_EQ(values(-x), (Numbers{-1, -2, -4}));
+  EXPECT_EQ((arange(3) + 0.5).dtype(), Dtype::f32);
+  EXPECT_EQ(neg(arange(3)).to_vector<std::int64_t>(), (std::vector<std::int64_t>{0, -1, -2}));
+  EXPECT_EQ(abs(neg(arange(3))).to_vector<std::int64_t>(), (std::vector<std::int64_t>{0, 1, 2}));
+}
+
+TEST(Elementwise, ComparisonsPromoteAndTakeNumbers) {
+  using Flags = std::vector<bool>;
+  const Tensor x = Tensor::from_vector<float>({-1, 0, 1, std::nanf("")}, {4});
+  EXPECT_EQ(lt(x, 0.0).to_vector<bool>(), (Flags{true, false, false, false}));
+  EXPECT_EQ(ne(x, 0.0).to_vector<bool>(), (Flags{true, false, true, true}));
+  EXPECT_EQ(eq(x, x).to_vector<bool>(), (Flags{true, true, true, false}));
+  EXPECT_EQ(ge(x, scalar(0)).to_vector<bool>(), (Flags{false, true, true, false}));
+  EXPECT_EQ(gt(arange(3), 0.5).to_vector<bool>(), (Flags{false, true, true}));  // not rounded to an integer
+  EXPECT_EQ(le(arange(3), kInf).to_vector<bool>(), (Flags{true, true, true}));
+  EXPECT_EQ(eq(cast(arange(3), Dtype::u8), -1).to_vector<bool>(), (Flags{false, false, false}));
+  EXPECT_EQ(eq(arange(3), Tensor::from_vector<float>({0, 1.5, 2}, {3})).to_vector<bool>(), (Flags{true, false, true}));
+  EXPECT_EQ(logical_and(x, Tensor::from_vector<bool>({true, true, false, true}, {4})).to_vector<bool>(),
+            (Flags{true, false, false, true}));
+  EXPECT_FALSE(requires_grad(gt(set_requires_grad(ones({2})), 0.0)));
+}
+
+TEST(Elementwise, WherePromotesAndSelectsWithoutTouchingTheOther) {
+  const Tensor condition = Tensor::from_vector<bool>({true, false}, {2});
+  const Tensor a = set_requires_grad(Tensor::from_vector<float>({1, std::nanf("")}, {2}));
+  const Tensor y = where(condition, a, 0.5);
+  EXPECT_EQ(values(y), (std::vector<double>{1, 0.5}));
+  backward(y, ones({2}));
+  EXPECT_EQ(values(grad(a)), (std::vector<double>{1, 0}));
+  EXPECT_EQ(where(condition, arange(2), zeros({2}, Dtype::f64)).dtype(), Dtype::f64);
+  EXPECT_EQ(where(condition, 1.0, arange(2)).to_vector<std::int64_t>(), (std::vector<std::int64_t>{1, 1}));
+  EXPECT_EQ(message_of<DtypeError>([&] { where(ones({2}), a, a); }),
+            "[where] the condition must be bool but is f32: compare it with 0");
+  EXPECT_EQ(message_of<ShapeError>([&] { where(condition, zeros({3}), 0.0); }),
+            "[where] shapes [2] and [3] do not broadcast: dimension 0 is 2 against 3");
+}
+
+TEST(Elementwise, ModulesHaveTheDefaultsOfPyTorch) {
+  const Tensor x = randn({33}, 11) * 3.0;
+  EXPECT_TRUE(test::bitwise_equal(nn::LeakyReLU{}(x), leaky_relu(x, 0.01)));
+  EXPECT_TRUE(test::bitwise_equal(nn::GELU{}(x), gelu(x)));
+  EXPECT_TRUE(test::bitwise_equal(nn::GELU{Gelu::tanh}(x), gelu(x, Gelu::tanh)));
+  EXPECT_FALSE(test::bitwise_equal(nn::GELU{}(x), nn::GELU{Gelu::tanh}(x)));
+  EXPECT_TRUE(test::bitwise_equal(nn::Softplus{}(x), softplus(x, 1, 20)));
+  EXPECT_TRUE(test::bitwise_equal(nn::SiLU{}(x), silu(x)));
+  EXPECT_TRUE(test::bitwise_equal(nn::Sigmoid{}(x), sigmoid(x)));
+  EXPECT_TRUE(test::bitwise_equal(nn::Tanh{}(x), tanh(x)));
+  EXPECT_TRUE(nn::Identity{}(x).is_same(x));
 }
 
 TEST(Elementwise, ErrorsNameShapes) {

@@ -200,6 +200,13 @@ inline Vec<float> over_root(Vec<float> a, Vec<float> v, Vec<float> c) {
 }
 inline Vec<double> over_root(Vec<double> a, Vec<double> v, Vec<double> c) { return a / (sqrt(v) + c); }
 
+/// f of every lane: for functions of the C library.
+template <class V, class F>
+inline V each(V v, F&& f) {
+  for (int i = 0; i < static_cast<int>(sizeof(V) / sizeof(v[0])); ++i) v[i] = f(v[i]);
+  return v;
+}
+
 /// Lane-wise maximum; a NaN in either operand gives NaN (std::max and x86's max do not).
 template <class C>
 inline Vec<C> max(Vec<C> a, Vec<C> b) {
