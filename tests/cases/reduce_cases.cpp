@@ -124,6 +124,18 @@ std::vector<OpCase> reduce_cases() {
   all.push_back(make("logsumexp",
                      samples([](const Tensor& x, const std::vector<int>& d, KeepDim k) { return logsumexp(x, d, k); },
                              [](const Tensor& x) { return log(added_up(exp(x))); }, true)));
+  // Composed of several passes, or the kernel of max again: timed, not counted.
+  const auto timed = [&](const char* op, const std::function<Tensor(const Tensor&, int)>& f) {
+    Family of = family("", false, f);
+    of.counted.clear();
+    of.memory_bound = false;
+    for (OpCase& c : all)
+      if (c.op == op) c.families.push_back(of);
+  };
+  timed("mean", [](const Tensor& x, int dim) { return mean(x, dim); });
+  timed("min", [](const Tensor& x, int dim) { return min(x, dim); });
+  timed("var", [](const Tensor& x, int dim) { return var(x, dim); });
+  timed("logsumexp", [](const Tensor& x, int dim) { return logsumexp(x, dim); });
   return all;
 }
 
