@@ -143,12 +143,13 @@ void argmax_cpu(const Argmax& args) {
       auto highest = value(column[0]);
       for (std::int64_t r = 1; r < args.reduced && highest == highest; ++r) {
         const auto candidate = value(column[r * args.inner]);
-        if (candidate > highest || candidate != candidate) {
+        if ((args.smallest ? candidate < highest : candidate > highest) || candidate != candidate) {
           best = r;
           highest = candidate;
         }
       }
-      args.out[i] = best;
+      if (args.out != nullptr) args.out[i] = best;
+      if (args.values != nullptr) static_cast<T*>(args.values)[i] = column[best * args.inner];
     }
   });
 }
@@ -196,6 +197,23 @@ void argmax(Device device, const Argmax& args) {
   if (args.outer == 0 || args.inner == 0) return;
   if (WEFT_ON_GPU("argmax", argmax, device, args)) return;
   dispatch_all(args.dtype, "argmax", [&]<class T>(std::type_identity<T>) { argmax_cpu<T>(args); });
+}
+
+void equal_mask(Device device, const EqualMask& args) {
+  if (args.outer == 0 || args.reduced == 0 || args.inner == 0) return;
+  if (WEFT_ON_GPU("equal_mask", equal_mask, device, args)) return;
+  dispatch_float(args.dtype, "equal_mask", [&]<class T>(std::type_identity<T>) {
+    using C = compute_t<T>;
+    const std::int64_t grain = std::max<std::int64_t>(1, kWork / args.inner);
+    parallel_ranges(args.outer * args.reduced, grain, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t row = begin; row < end; ++row)
+        for (std::int64_t b = 0; b < args.inner; ++b) {
+          const C x = static_cast<C>(static_cast<const T*>(args.in)[row * args.inner + b]);
+          const C y = static_cast<C>(static_cast<const T*>(args.value)[row / args.reduced * args.inner + b]);
+          static_cast<T*>(args.mask)[row * args.inner + b] = T(C(x == y || (x != x && y != y) ? 1 : 0));
+        }
+    });
+  });
 }
 
 }  // namespace weft::kernels

@@ -224,8 +224,30 @@ struct Best {
   }
 };
 
+/// What Best compares: the element, or for a minimum its mirror image. An involution.
+template <class C>
+WEFT_DEVICE C mirrored(C value, bool smallest) {
+  if constexpr (std::is_integral_v<C>)
+    return smallest ? ~value : value;  // -value would overflow for the least
+  else
+    return smallest ? -value : value;
+}
+
+template <class T>
+WEFT_DEVICE void store_best(const Best<order_t<T>>& best, std::int64_t at, std::int64_t* out, T* values,
+                            bool smallest) {
+  if (out != nullptr) store_one(out + at, best.index);
+  if (values == nullptr) return;
+  const order_t<T> value = mirrored(best.value, smallest);
+  if constexpr (std::is_integral_v<T>)
+    store_one(values + at, static_cast<T>(value));
+  else
+    store_one(values + at, narrow<T>(value));
+}
+
 template <class T, int kWidth>
-WEFT_KERNEL __launch_bounds__(kThreads) argmax_rows_kernel(const T* in, std::int64_t* out, Geometry geometry) {
+WEFT_KERNEL __launch_bounds__(kThreads)
+    argmax_rows_kernel(const T* in, std::int64_t* out, T* best_values, Geometry geometry, bool smallest) {
   using C = order_t<T>;
   WEFT_SHARED(C, values, kThreads / kWarpSize);
   WEFT_SHARED(std::int64_t, indices, kThreads / kWarpSize);
@@ -241,9 +263,10 @@ WEFT_KERNEL __launch_bounds__(kThreads) argmax_rows_kernel(const T* in, std::int
   for (std::int64_t v = lane; v < vectors; v += lanes) {
     const Vec<T, kWidth> x = load<kWidth>(from + v * kWidth);
     WEFT_UNROLL
-    for (int i = 0; i < kWidth; ++i) best.offer(widen_to<C>(x[i]), v * kWidth + i);
+    for (int i = 0; i < kWidth; ++i) best.offer(mirrored(widen_to<C>(x[i]), smallest), v * kWidth + i);
   }
-  for (std::int64_t r = vectors * kWidth + lane; r < count; r += lanes) best.offer(widen_to<C>(load_one(from + r)), r);
+  for (std::int64_t r = vectors * kWidth + lane; r < count; r += lanes)
+    best.offer(mirrored(widen_to<C>(load_one(from + r)), smallest), r);
 
   for (int step = smaller(lanes, kWarpSize) / 2; step > 0; step /= 2) {
     const C value = __shfl_xor_sync(kFullWarp, best.value, step);
@@ -258,11 +281,12 @@ WEFT_KERNEL __launch_bounds__(kThreads) argmax_rows_kernel(const T* in, std::int
     if (threadIdx.x > 0) return;
     for (int warp = 1; warp < kThreads / kWarpSize; ++warp) best.offer(values[warp], indices[warp]);
   }
-  if (lane == 0 && slot < geometry.slots) store_one(out + slot, best.index);
+  if (lane == 0 && slot < geometry.slots) store_best<T>(best, slot, out, best_values, smallest);
 }
 
 template <class T>
-WEFT_KERNEL __launch_bounds__(kThreads) argmax_columns_kernel(const T* in, std::int64_t* out, Geometry geometry) {
+WEFT_KERNEL __launch_bounds__(kThreads)
+    argmax_columns_kernel(const T* in, std::int64_t* out, T* best_values, Geometry geometry, bool smallest) {
   using C = order_t<T>;
   WEFT_SHARED(C, values, kThreads);
   WEFT_SHARED(std::int64_t, indices, kThreads);
@@ -277,7 +301,7 @@ WEFT_KERNEL __launch_bounds__(kThreads) argmax_columns_kernel(const T* in, std::
   if (active) {
     const T* const from = in + slot * geometry.reduced * geometry.inner + b;
     for (std::int64_t r = row; r < geometry.reduced; r += geometry.tile_rows)
-      best.offer(widen_to<C>(load_one(from + r * geometry.inner)), r);
+      best.offer(mirrored(widen_to<C>(load_one(from + r * geometry.inner)), smallest), r);
   }
   if (geometry.tile_rows > 1) {
     values[thread] = best.value;
@@ -294,7 +318,21 @@ WEFT_KERNEL __launch_bounds__(kThreads) argmax_columns_kernel(const T* in, std::
       rows = half;
     }
   }
-  if (row == 0 && active) store_one(out + slot * geometry.inner + b, best.index);
+  if (row == 0 && active) store_best<T>(best, slot * geometry.inner + b, out, best_values, smallest);
+}
+
+// --- who equals it -------------------------------------------------------------------------------------------------
+
+template <class T>
+WEFT_KERNEL __launch_bounds__(kThreads) equal_mask_kernel(const EqualMask args) {
+  using C = compute_t<T>;
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= args.outer * args.reduced * args.inner) return;
+  const std::int64_t row = i / args.inner;
+  const C x = widen(load_one(static_cast<const T*>(args.in) + i));
+  const C y =
+      widen(load_one(static_cast<const T*>(args.value) + row / args.reduced * args.inner + i - row * args.inner));
+  store_one(static_cast<T*>(args.mask) + i, narrow<T>(x == y || (x != x && y != y) ? C(1) : C(0)));
 }
 
 // --- launching -----------------------------------------------------------------------------------------------------
@@ -409,8 +447,10 @@ void argmax_run(const Stream& stream, const Argmax& args) {
              {.name = name,
               .grid = {blocks},
               .block = {kThreads},
-              .operands = {{"in", args.in, input_bytes(args)}, {"out", args.out, args.outer * args.inner * 8}}},
-             kernel, static_cast<const T*>(args.in), args.out, geometry);
+              .operands = {{"in", args.in, input_bytes(args)},
+                           {"out", args.out, args.outer * args.inner * 8},
+                           {"values", args.values, args.outer * args.inner * element_bytes(args.dtype)}}},
+             kernel, static_cast<const T*>(args.in), args.out, static_cast<T*>(args.values), geometry, args.smallest);
     };
     if constexpr (kRows) {
       const Geometry geometry = row_geometry(args.outer, args.reduced, whole, kWidth);
@@ -445,5 +485,27 @@ std::span<const Variant<Argmax>> argmax_variants() {
   return kVariants;
 }
 void argmax(const Stream& stream, const Argmax& args) { run_variant("argmax", argmax_variants(), stream, args); }
+
+std::span<const Variant<EqualMask>> equal_mask_variants() {
+  static constexpr Variant<EqualMask> kVariants[] = {
+      {"elementwise", "a thread per element", [](const EqualMask&) { return true; },
+       [](const Stream& stream, const EqualMask& args) {
+         dispatch_float(args.dtype, "equal_mask", [&]<class T>(std::type_identity<T>) {
+           launch(stream,
+                  {.name = "equal_mask",
+                   .grid = {ceil_div<std::int64_t>(args.outer * args.reduced * args.inner, kThreads)},
+                   .block = {kThreads},
+                   .operands = {{"in", args.in, input_bytes(args)},
+                                {"value", args.value, args.outer * args.inner * element_bytes(args.dtype)},
+                                {"mask", args.mask, input_bytes(args)}}},
+                  equal_mask_kernel<T>, args);
+         });
+       }},
+  };
+  return kVariants;
+}
+void equal_mask(const Stream& stream, const EqualMask& args) {
+  run_variant("equal_mask", equal_mask_variants(), stream, args);
+}
 
 }  // namespace weft::kernels::WEFT_BACKEND

@@ -30,18 +30,35 @@ SumPlan sum_plan(std::int64_t outer, std::int64_t reduced, std::int64_t inner);
 std::int64_t sum_workspace_bytes(Device device, Dtype dtype, std::int64_t outer, std::int64_t reduced,
                                  std::int64_t inner);
 
-/// out[a, b] = index r of the largest in[a, r, b], the first among equals; a NaN is larger than any number.
-/// Moves: reads A·R·B elements, writes 8·A·B bytes. R >= 1. A GPU gives each output's row, or each tile of columns, to
+/// out[a, b] = index r of the largest (smallest) in[a, r, b], the first among equals; a NaN comes before any number.
+/// values[a, b] = that element.
+/// Moves: reads A·R·B elements, writes 8·A·B bytes for `out` and A·B elements for `values`. R >= 1. A GPU gives each output's row, or each tile of columns, to
 /// one block: made for many outputs (a prediction per row), slow for few outputs over a long R.
 struct Argmax {
   Dtype dtype;
   const void* in;     // in,  [A, R, B] contiguous
-  std::int64_t* out;  // out, [A, B]
+  std::int64_t* out;  // out, [A, B]; null when not wanted
+  std::int64_t outer;
+  std::int64_t reduced;
+  std::int64_t inner;
+  void* values = nullptr;  // out, [A, B] of `dtype`; null when not wanted
+  bool smallest = false;
+};
+void argmax(Device device, const Argmax& args);
+WEFT_GPU_OP(argmax, Argmax)
+
+/// mask[a, r, b] = 1 where in[a, r, b] equals value[a, b], or both are NaN, else 0: who shares a maximum's gradient.
+/// Moves: reads and writes A·R·B elements.
+struct EqualMask {
+  Dtype dtype;        // of all, floating
+  const void* in;     // in,  [A, R, B] contiguous
+  const void* value;  // in,  [A, B]
+  void* mask;         // out, [A, R, B]; may be `in`
   std::int64_t outer;
   std::int64_t reduced;
   std::int64_t inner;
 };
-void argmax(Device device, const Argmax& args);
-WEFT_GPU_OP(argmax, Argmax)
+void equal_mask(Device device, const EqualMask& args);
+WEFT_GPU_OP(equal_mask, EqualMask)
 
 }  // namespace weft::kernels

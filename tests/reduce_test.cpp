@@ -1,6 +1,8 @@
 #include "autograd/reduce.h"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <gtest/gtest.h>
 
@@ -104,6 +106,38 @@ TEST(Reduce, BitwiseEqualForAnyThreadCount) {
     for (std::size_t i = 0; i < now.size(); ++i)
       EXPECT_TRUE(test::bitwise_equal(first[i], now[i])) << threads << " " << i;
   }
+}
+
+TEST(Reduce, ExtremesAndTheirSpecialValues) {
+  const float nan = std::nanf("");
+  const auto of = [](std::vector<float> v) {
+    Tensor x = zeros({static_cast<std::int64_t>(v.size())});
+    std::copy(v.begin(), v.end(), x.data<float>());
+    return x;
+  };
+  for (Device device : {Device{}, Device{DeviceKind::simt, 0}}) {
+    const auto value = [&](const Tensor& y) { return to(y, Device{}).to_vector<float>().at(0); };
+    const auto at = [&](std::vector<float> v) { return to(of(std::move(v)), device); };
+    EXPECT_EQ(3, value(max(at({1, 3, -2}))));
+    EXPECT_EQ(-2, value(min(at({1, 3, -2}))));
+    EXPECT_TRUE(std::isnan(value(max(at({1, nan, 3})))));
+    EXPECT_TRUE(std::isnan(value(min(at({1, nan, 3})))));
+    EXPECT_EQ(1, to(argmin(at({1, nan, 3})), Device{}).to_vector<std::int64_t>().at(0));
+    EXPECT_EQ(2, to(argmin(at({4, 3, 1, 1})), Device{}).to_vector<std::int64_t>().at(0));
+    EXPECT_TRUE(std::isnan(value(var(at({5})))));
+    EXPECT_EQ(0, value(var(at({5}), 0.0)));
+    const float inf = std::numeric_limits<float>::infinity();
+    EXPECT_EQ(-inf, value(logsumexp(at({-inf, -inf}))));
+    EXPECT_EQ(inf, value(logsumexp(at({inf, 1}))));
+    EXPECT_TRUE(std::isnan(value(logsumexp(at({nan, 1})))));
+    EXPECT_FLOAT_EQ(1e4f, value(logsumexp(at({1e4f, -1e4f}))));
+    Tensor ties = at({2, 1, 2, 2});
+    set_requires_grad(ties);
+    backward(max(ties) * 3.0);
+    EXPECT_EQ((std::vector<float>{1, 0, 1, 1}), to(grad(ties), Device{}).to_vector<float>());
+  }
+  EXPECT_THROW(max(zeros({3, 0}), 1), ShapeError);
+  EXPECT_THROW(sum(zeros({3, 2}), {1, -1}), ShapeError);
 }
 
 }  // namespace
