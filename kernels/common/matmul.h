@@ -180,7 +180,23 @@ constexpr int blocks_per_multiprocessor() {
   return Tile::kBlocks;
 }
 
-/// One block computes one chunk of one tile of C. Grid: (tiles, 1, chunks).
+/// Elements from the first matrix of each operand to those of one product of a batch.
+struct BatchOffsets {
+  std::int64_t a = 0, b = 0;
+};
+WEFT_DEVICE BatchOffsets offsets_of(const MatmulBatch& batch, std::int64_t index) {
+  BatchOffsets offsets;
+  WEFT_NO_UNROLL
+  for (int d = batch.dims - 1; d >= 0; --d) {
+    const std::int64_t at = index % batch.extent[d];
+    index /= batch.extent[d];
+    offsets.a += at * batch.a_step[d];
+    offsets.b += at * batch.b_step[d];
+  }
+  return offsets;
+}
+
+/// One block computes one chunk of one tile of one matrix C. Grid: (tiles, products, chunks).
 template <class T, class Tile, Contiguous kA, Contiguous kB>
 WEFT_KERNEL __launch_bounds__(Tile::kThreads, (blocks_per_multiprocessor<T, Tile, kA>()))
     matmul_kernel(Matmul args, MatmulPlan plan, bool a_aligned, bool b_aligned, bool c_aligned) {
@@ -201,8 +217,10 @@ WEFT_KERNEL __launch_bounds__(Tile::kThreads, (blocks_per_multiprocessor<T, Tile
   const std::int64_t k_begin = blockIdx.z * plan.chunk;
   const int k_count = static_cast<int>(smaller(plan.chunk, args.k - k_begin));
 
-  LoaderA a(static_cast<const T*>(args.a), kA == Contiguous::k ? args.k : args.m, a_aligned, tile_m, args.m, k_begin);
-  LoaderB b(static_cast<const T*>(args.b), kB == Contiguous::k ? args.k : args.n, b_aligned, tile_n, args.n, k_begin);
+  const std::int64_t product = args.batch_first + blockIdx.y;  // of the batch
+  const BatchOffsets first = offsets_of(args.batch, product);
+  LoaderA a(static_cast<const T*>(args.a) + first.a, args.a_row, a_aligned, tile_m, args.m, k_begin);
+  LoaderB b(static_cast<const T*>(args.b) + first.b, args.b_row, b_aligned, tile_n, args.n, k_begin);
 
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int thread_m = warp / Tile::kWarpsN * Tile::kWarpM + lane / Tile::kLanesN * kGroup;  // [0, kM), first row
@@ -287,9 +305,10 @@ WEFT_KERNEL __launch_bounds__(Tile::kThreads, (blocks_per_multiprocessor<T, Tile
   };
   C* const partial = static_cast<C*>(args.partial);
   if (plan.chunks == 1)
-    write(static_cast<T*>(args.c), static_cast<const T*>(args.bias), args.relu, args.mode);
+    write(static_cast<T*>(args.c) + product * args.m * args.n, static_cast<const T*>(args.bias), args.relu, args.mode);
   else
-    write(partial + blockIdx.z * args.m * args.n, static_cast<const T*>(nullptr), false, Accumulate::overwrite);
+    write(partial + (blockIdx.z * args.batch.count + product) * args.m * args.n, static_cast<const T*>(nullptr), false,
+          Accumulate::overwrite);
 
   if constexpr (kA == Contiguous::outer) {
     if (!adds_up) return;
