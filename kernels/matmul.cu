@@ -37,9 +37,12 @@ void tiles(const Stream& stream, const BatchedMatmul& args, const MatmulPlan& pl
   constexpr Contiguous kK = Contiguous::k, kOuter = Contiguous::outer;
   const bool a_outer = args.a_order == kOuter, b_outer = args.b_order == kOuter;
   dispatch_float(args.dtype, "matmul", [&]<class T>(std::type_identity<T>) {
-    const auto run = !a_outer ? (b_outer ? multiply<T, Shape<T>, kK, kOuter> : multiply<T, Shape<T>, kK, kK>)
-                              : (b_outer ? multiply<T, Shape<T>, kOuter, kOuter> : multiply<T, Shape<T>, kOuter, kK>);
-    run(stream, kNames, product(args), plan);
+    constexpr Products kMany = Products::batch;
+    using Tile = Shape<T>;
+    if (!a_outer && b_outer) return multiply<T, Tile, kK, kOuter, kMany>(stream, kNames, product(args), plan);
+    if (!a_outer) return multiply<T, Tile, kK, kK, kMany>(stream, kNames, product(args), plan);
+    if (b_outer) return multiply<T, Tile, kOuter, kOuter, kMany>(stream, kNames, product(args), plan);
+    multiply<T, Tile, kOuter, kK, kMany>(stream, kNames, product(args), plan);
   });
 }
 

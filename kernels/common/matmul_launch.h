@@ -91,7 +91,7 @@ struct Names {
 };
 
 /// Runs the product (or the batch of them) by tiles of this shape, and adds up its chunks.
-template <class T, class Tile, Contiguous kA, Contiguous kB>
+template <class T, class Tile, Contiguous kA, Contiguous kB, Products kProducts = Products::one>
 void multiply(const Stream& stream, const Names& names, const Matmul& args, const MatmulPlan& plan) {
   using C = compute_t<T>;
   constexpr auto kSize = static_cast<std::int64_t>(sizeof(T));
@@ -134,7 +134,7 @@ void multiply(const Stream& stream, const Names& names, const Matmul& args, cons
                          {"partial", args.partial,
                           split ? (partial + plan.chunks * sums) * static_cast<std::int64_t>(sizeof(C)) : 0,
                           OperandKind::workspace}}},
-           matmul_kernel<T, Tile, kA, kB>, part, plan, a_aligned, b_aligned,
+           matmul_kernel<T, Tile, kA, kB, kProducts>, part, plan, a_aligned, b_aligned,
            args.n % kGroup == 0 && is_aligned(split ? args.partial : args.c, (split ? sizeof(C) : sizeof(T)) * kGroup));
   if (!split) return;
   combine<T>(stream, names.combine, {args.partial, results, args.n, args.bias, args.relu, args.c, args.mode},
