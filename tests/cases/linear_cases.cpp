@@ -1,3 +1,5 @@
+#include <limits>
+
 #include "autograd/linear.h"
 #include "cases/op_case.h"
 
@@ -22,6 +24,16 @@ Sample sample(std::string name, Kind kind, const Shape& x, std::int64_t out, boo
           .reference = with(linear_composite),
           .terms = static_cast<double>(in) + 1,
           .gradcheck = !relu};  // a sum may lie next to relu's corner
+}
+
+// 0 * inf and inf - inf are NaN, and the other rows stay finite.
+Sample infinities() {
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  Sample s = sample("infinities and 1e4", Kind::extreme, {5, 4}, 3, true);
+  s.inputs[0] = listed({5, 4}, {1, kInf, 2, 0, 1e4, -1, 0.5, 2, -kInf, 1, kInf, 3, 1, 2, 3, 4, -1, 0, 1, -kInf});
+  s.inputs[1] = listed({3, 4}, {1, 2, 0, -1, 3, 1, 0, -2, 4, 0, 2, 1});
+  s.gradients = false;
+  return s;
 }
 
 Workload workload(const Extents& e, double bytes) {
@@ -57,6 +69,7 @@ std::vector<OpCase> linear_cases() {
       sample("R=70 K=129 N=67", Kind::large, {70, 129}, 67, true),
       sample("a long sum, relu", Kind::large, {6, 1100}, 20, true, kRelu),
       sample("many rows, few outputs", Kind::large, {600, 12}, 10, true),
+      infinities(),
   };
   c.families = {{.extents = {"R", "K", "N"},
                  .make = workload,
@@ -71,8 +84,7 @@ std::vector<OpCase> linear_cases() {
                  .small = {30, 70, 34},
                  .dtypes = {Dtype::f32, Dtype::bf16},
                  .memory_bound = false}};
-  c.skips = {{.check = "huge_mean", .reason = "no statistics: a product has no mean that could cancel"},
-             {.check = "extreme", .reason = "relu of NaN and infinities is tested in linear_test.cpp, value by value"}};
+  c.skips = {{.check = "huge_mean", .reason = "no statistics: a product has no mean that could cancel"}};
   return {c};
 }
 

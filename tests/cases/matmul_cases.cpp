@@ -47,6 +47,19 @@ Sample infinities() {
   return s;
 }
 
+// Attention's scores: heads are slices of one tensor [B, T, H, D], matrices with gaps between their rows.
+Sample heads() {
+  const auto with = [](Tensor (*f)(const Tensor&, const Tensor&)) {
+    return [=](const Tensors& x) { return f(x[0].transpose(1, 2), x[1].transpose(1, 2).transpose(-2, -1)); };
+  };
+  return {.name = "heads",
+          .kind = Kind::usual,
+          .inputs = {with_terms(normal({2, 5, 3, 8}), 6), with_terms(normal({2, 6, 3, 8}), 5)},
+          .call = with(matmul),
+          .reference = with(matmul_composite),
+          .terms = 8};
+}
+
 // e: [M, K, N], or [B, M, K, N].
 Workload workload(const Extents& e, double bytes) {
   const bool batched = e.size() == 4;
@@ -93,6 +106,8 @@ std::vector<OpCase> matmul_cases() {
       sample("a long sum", Kind::large, {6, 1100}, {1100, 9}),
       sample("both transposed, a long sum", Kind::large, {20, 600}, {600, 12}, Of::both),
       sample("a batch of large ones", Kind::large, {3, 66, 40}, {3, 40, 68}),
+      sample("a batch of long sums", Kind::large, {2, 6, 600}, {2, 600, 9}),
+      heads(),
       infinities(),
   };
   c.families = {{.extents = {"M", "K", "N"},
