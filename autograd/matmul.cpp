@@ -1,5 +1,7 @@
 #include "autograd/matmul.h"
 
+#include <algorithm>
+
 #include "autograd/channel_vector.h"
 #include "autograd/elementwise.h"
 #include "autograd/layout.h"

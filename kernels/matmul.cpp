@@ -1,5 +1,8 @@
 #include "kernels/matmul.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "kernels/common/gemm.h"
 #include "kernels/common/linear_plan.h"
 #include "tensor/parallel.h"

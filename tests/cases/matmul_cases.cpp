@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "autograd/matmul.h"
 #include "cases/op_case.h"
