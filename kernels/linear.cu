@@ -15,7 +15,7 @@
 
 #include "kernels/common/block.h"
 #include "kernels/common/linear_plan.h"
-#include "kernels/common/matmul.h"
+#include "kernels/common/matmul_launch.h"
 #if defined(__CUDACC__) && defined(WEFT_CUBLASLT)
 #include "kernels/common/cublas.h"
 #define WEFT_LINEAR_CUBLAS
@@ -23,121 +23,6 @@
 
 namespace weft::kernels::WEFT_BACKEND {
 namespace {
-
-// --- partial sums ---------------------------------------------------------------------------------------------------
-
-struct Partial {
-  const void* partial;  // in, [chunks, count] in compute type
-  std::int64_t count;
-  std::int64_t columns;  // of the result, for the bias
-  const void* bias;      // in, [columns] or null
-  bool relu;
-  void* out;  // out or inout, [count]
-  Accumulate mode;
-};
-struct Partials {
-  Partial first, second;  // a weight gradient's second one is its bias'
-  std::int64_t chunks;
-  int groups;  // of threads that share an element's chunks; divides kCombineThreads
-};
-constexpr int kCombineThreads = 256;
-
-// out = sum over the chunks, in order. A thread per element; where chunks are many, 8 groups of threads each add up an
-// eighth of them. Elements are read one by one: the sums are short and want many threads more than wide loads.
-template <class T>
-WEFT_KERNEL __launch_bounds__(kCombineThreads) combine_kernel(Partials args) {
-  using C = compute_t<T>;
-  WEFT_SHARED(C, group_sums, kCombineThreads);
-  const Partial job = blockIdx.y == 0 ? args.first : args.second;
-  const int elements = kCombineThreads / args.groups, thread = static_cast<int>(threadIdx.x);
-  const int group = thread / elements;
-  const std::int64_t element = static_cast<std::int64_t>(blockIdx.x) * elements + thread % elements;
-  const std::int64_t share = ceil_div<std::int64_t>(args.chunks, args.groups);
-  const std::int64_t end = smaller((group + 1) * share, args.chunks);
-  const C* const partial = static_cast<const C*>(job.partial);
-  C sum = C(0);
-  if (element < job.count) {
-    for (std::int64_t chunk = group * share; chunk < end; ++chunk)
-      sum += load_one(partial + chunk * job.count + element);
-  }
-  if (args.groups > 1) {
-    group_sums[thread] = sum;
-    __syncthreads();
-    if (group == 0)
-      for (int other = 1; other < args.groups; ++other) sum += group_sums[other * elements + thread];
-  }
-  if (group > 0 || element >= job.count) return;
-  if (job.bias != nullptr) sum += widen(load_one(static_cast<const T*>(job.bias) + element % job.columns));
-  finish_one(static_cast<T*>(job.out) + element, sum, job.relu, job.mode);
-}
-
-template <class T>
-void combine(const Stream& stream, const char* name, const Partial& first, const Partial& second, std::int64_t chunks) {
-  using C = compute_t<T>;
-  const int groups = chunks >= 16 ? 8 : 1;
-  const std::int64_t blocks = ceil_div<std::int64_t>(std::max(first.count, second.count), kCombineThreads / groups);
-  const auto bytes = [&](const Partial& part) { return chunks * part.count * static_cast<std::int64_t>(sizeof(C)); };
-  launch(
-      stream,
-      {.name = name,
-       .grid = {blocks, second.count > 0 ? 2 : 1},
-       .block = {kCombineThreads},
-       .operands = {{"partial", first.partial, bytes(first), OperandKind::workspace},
-                    {"partial_sums", second.partial, bytes(second), OperandKind::workspace},
-                    {"bias", first.bias, first.columns * static_cast<std::int64_t>(sizeof(T)), OperandKind::broadcast},
-                    {"out", first.out, first.count * static_cast<std::int64_t>(sizeof(T))},
-                    {"sums", second.out, second.count * static_cast<std::int64_t>(sizeof(T))}}},
-      combine_kernel<T>, Partials{first, second, chunks, groups});
-}
-
-// --- products by tiles ----------------------------------------------------------------------------------------------
-
-// Depths give every thread about one 16-byte load of each operand per tile.
-template <class T>
-inline constexpr int kDepth = sizeof(T) == 8 ? 8 : 16;
-template <class T>
-using Tile64 = std::conditional_t<sizeof(T) == 8, Tile<64, 64, 4, 4, 4, 4, 8, 2>, Tile<64, 64, 8, 4, 4, 2, 16, 4>>;
-template <class T>  // f64 has no larger one: its sums would not fit the registers
-using Tile128 = std::conditional_t<sizeof(T) == 8, Tile64<T>, Tile<128, 128, 8, 8, 4, 4, sizeof(T) == 4 ? 8 : 16, 2>>;
-template <class T>
-using NarrowN = Tile<128, 16, 4, 4, 8, 4, kDepth<T>, 4>;
-template <class T>
-using NarrowM = Tile<16, 128, 4, 4, 4, 1, kDepth<T>, 4>;
-
-/// The operands' names in traces and tables.
-struct Names {
-  const char *kernel, *combine, *a, *b, *c, *sums;
-};
-
-template <class T, class Tile, Contiguous kA, Contiguous kB>
-void multiply(const Stream& stream, const Names& names, const Matmul& args, const MatmulPlan& plan) {
-  using C = compute_t<T>;
-  constexpr auto kSize = static_cast<std::int64_t>(sizeof(T));
-  constexpr int kGroup = 16 / sizeof(C);
-  const bool split = plan.chunks > 1;
-  require(plan.chunk <= std::numeric_limits<std::int32_t>::max(), "linear", "a sum of {} products is too long", args.k);
-  require(!split || args.partial != nullptr || args.m * args.n == 0, "linear", "{} needs its workspace", names.kernel);
-  const std::int64_t sums = args.sums != nullptr ? args.m : 0, partial = plan.chunks * args.m * args.n;
-  launch(stream,
-         {.name = names.kernel,
-          .grid = {plan.tiles_m * plan.tiles_n, 1, plan.chunks},
-          .block = {Tile::kThreads},
-          .operands = {{names.a, args.a, args.m * args.k * kSize},
-                       {names.b, args.b, args.k * args.n * kSize},
-                       {"bias", args.bias, args.n * kSize, OperandKind::broadcast},
-                       {names.c, args.c, args.m * args.n * kSize},
-                       {names.sums, args.sums, sums * kSize},
-                       {"partial", args.partial,
-                        split ? (partial + plan.chunks * sums) * static_cast<std::int64_t>(sizeof(C)) : 0,
-                        OperandKind::workspace}}},
-         matmul_kernel<T, Tile, kA, kB>, args, plan, rows_aligned<T>(args.a, kA == Contiguous::k ? args.k : args.m),
-         rows_aligned<T>(args.b, kB == Contiguous::k ? args.k : args.n),
-         args.n % kGroup == 0 && is_aligned(split ? args.partial : args.c, (split ? sizeof(C) : sizeof(T)) * kGroup));
-  if (!split || args.m * args.n == 0) return;
-  combine<T>(stream, names.combine, {args.partial, args.m * args.n, args.n, args.bias, args.relu, args.c, args.mode},
-             {static_cast<C*>(args.partial) + partial, sums, 1, nullptr, false, args.sums, args.sums_mode},
-             plan.chunks);
-}
 
 // --- few rows: y = x W^T --------------------------------------------------------------------------------------------
 
@@ -393,13 +278,6 @@ constexpr const char* kTile64Idea = "64 x 64 tiles, 8 x 4 sums per thread, two t
 constexpr const char* kCublasIdea = "cuBLASLt: tensor cores for 16-bit types, true f32";
 #endif
 
-template <class Args>
-void run_named(std::span<const Variant<Args>> variants, std::string_view name, const Stream& stream, const Args& args) {
-  for (const Variant<Args>& variant : variants)
-    if (variant.name == name) return variant.run(stream, args);
-  fail("linear", "no variant is named {}", name);
-}
-
 }  // namespace
 
 // The lists say what can run; linear_plan says which one does. cublas is there to be measured against.
@@ -488,15 +366,15 @@ std::span<const Variant<LinearBackwardBias>> linear_backward_bias_variants() {
 }
 
 void linear_forward(const Stream& stream, const LinearForward& args) {
-  run_named(linear_forward_variants(), linear_plan::forward_variant(args.dtype, args.rows, args.in, args.out), stream,
-            args);
+  run_named("linear", linear_forward_variants(), linear_plan::forward_variant(args.dtype, args.rows, args.in, args.out),
+            stream, args);
 }
 void linear_backward_input(const Stream& stream, const LinearBackwardInput& args) {
-  run_named(linear_backward_input_variants(),
+  run_named("linear", linear_backward_input_variants(),
             linear_plan::backward_input_variant(args.dtype, args.rows, args.in, args.out), stream, args);
 }
 void linear_backward_weight(const Stream& stream, const LinearBackwardWeight& args) {
-  run_named(linear_backward_weight_variants(),
+  run_named("linear", linear_backward_weight_variants(),
             linear_plan::backward_weight_variant(args.dtype, args.rows, args.in, args.out), stream, args);
 }
 void linear_backward_bias(const Stream& stream, const LinearBackwardBias& args) {

@@ -170,23 +170,44 @@ class Loader {
   Vec<T, kWidth> staged_[kPerThread] = {};
 };
 
+/// What a kernel is built for: one product, with the sums of A where its k's are rows, or a batch, without them. Both at once
+/// would not fit the registers.
+enum class Products : std::uint8_t { one, batch };
+
 /// Blocks per multiprocessor that registers are rationed for. With 16-bit elements and sums of A the large tile needs more
 /// than half of the registers of compute capability 8.x: one block there, rather than spills.
-template <class T, class Tile, Contiguous kA>
+template <class T, class Tile, Contiguous kA, Products kProducts>
 constexpr int blocks_per_multiprocessor() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-  if (sizeof(T) == 2 && kA == Contiguous::outer) return 1;
+  if (sizeof(T) == 2 && kA == Contiguous::outer && kProducts == Products::one) return 1;
 #endif
   return Tile::kBlocks;
 }
 
-/// One block computes one chunk of one tile of C. Grid: (tiles, 1, chunks).
-template <class T, class Tile, Contiguous kA, Contiguous kB>
-WEFT_KERNEL __launch_bounds__(Tile::kThreads, (blocks_per_multiprocessor<T, Tile, kA>()))
+/// Elements from the first matrix of each operand to those of one product of a batch.
+struct BatchOffsets {
+  std::int64_t a = 0, b = 0;
+};
+WEFT_DEVICE BatchOffsets offsets_of(const MatmulBatch& batch, std::int64_t index) {
+  BatchOffsets offsets;
+  WEFT_NO_UNROLL
+  for (int d = batch.dims - 1; d >= 0; --d) {
+    const std::int64_t at = index % batch.extent[d];
+    index /= batch.extent[d];
+    offsets.a += at * batch.a_step[d];
+    offsets.b += at * batch.b_step[d];
+  }
+  return offsets;
+}
+
+/// One block computes one chunk of one tile of one matrix C. Grid: (tiles, products, chunks).
+template <class T, class Tile, Contiguous kA, Contiguous kB, Products kProducts>
+WEFT_KERNEL __launch_bounds__(Tile::kThreads, (blocks_per_multiprocessor<T, Tile, kA, kProducts>()))
     matmul_kernel(Matmul args, MatmulPlan plan, bool a_aligned, bool b_aligned, bool c_aligned) {
   using C = compute_t<T>;
   using LoaderA = Loader<T, kA, Tile::kM, Tile::kDepth, Tile::kThreads>;
   using LoaderB = Loader<T, kB, Tile::kN, Tile::kDepth, Tile::kThreads>;
+  constexpr bool kSums = kA == Contiguous::outer && kProducts == Products::one;
   constexpr int kGroup = LoaderA::kGroup;
   constexpr int kGroupsM = Tile::kThreadM / kGroup, kGroupsN = Tile::kThreadN / kGroup;
   constexpr int kSpanM = Tile::kLanesM * kGroup, kSpanN = Tile::kLanesN * kGroup;  // of a group, over the warp
@@ -201,8 +222,14 @@ WEFT_KERNEL __launch_bounds__(Tile::kThreads, (blocks_per_multiprocessor<T, Tile
   const std::int64_t k_begin = blockIdx.z * plan.chunk;
   const int k_count = static_cast<int>(smaller(plan.chunk, args.k - k_begin));
 
-  LoaderA a(static_cast<const T*>(args.a), kA == Contiguous::k ? args.k : args.m, a_aligned, tile_m, args.m, k_begin);
-  LoaderB b(static_cast<const T*>(args.b), kB == Contiguous::k ? args.k : args.n, b_aligned, tile_n, args.n, k_begin);
+  BatchOffsets first;
+  std::int64_t product = 0;  // of the batch
+  if constexpr (kProducts == Products::batch) {
+    product = args.batch_first + blockIdx.y;
+    first = offsets_of(args.batch, product);
+  }
+  LoaderA a(static_cast<const T*>(args.a) + first.a, args.a_row, a_aligned, tile_m, args.m, k_begin);
+  LoaderB b(static_cast<const T*>(args.b) + first.b, args.b_row, b_aligned, tile_n, args.n, k_begin);
 
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int thread_m = warp / Tile::kWarpsN * Tile::kWarpM + lane / Tile::kLanesN * kGroup;  // [0, kM), first row
@@ -223,7 +250,7 @@ WEFT_KERNEL __launch_bounds__(Tile::kThreads, (blocks_per_multiprocessor<T, Tile
     const int now = step % 2;
     a.put(a_tiles + now * LoaderA::kElements);
     b.put(b_tiles + now * LoaderB::kElements);
-    if constexpr (kA == Contiguous::outer)
+    if constexpr (kSums)
       if (adds_up) a.add_to(a_sums);
     __syncthreads();  // the tile is complete; and nobody still reads the one before the last, which is written next
     if (step + 1 < steps) {
@@ -286,12 +313,14 @@ WEFT_KERNEL __launch_bounds__(Tile::kThreads, (blocks_per_multiprocessor<T, Tile
     }
   };
   C* const partial = static_cast<C*>(args.partial);
+  std::int64_t place = blockIdx.z;
+  if constexpr (kProducts == Products::batch) place = place * args.batch.count + product;
   if (plan.chunks == 1)
-    write(static_cast<T*>(args.c), static_cast<const T*>(args.bias), args.relu, args.mode);
+    write(static_cast<T*>(args.c) + product * args.m * args.n, static_cast<const T*>(args.bias), args.relu, args.mode);
   else
-    write(partial + blockIdx.z * args.m * args.n, static_cast<const T*>(nullptr), false, Accumulate::overwrite);
+    write(partial + place * args.m * args.n, static_cast<const T*>(nullptr), false, Accumulate::overwrite);
 
-  if constexpr (kA == Contiguous::outer) {
+  if constexpr (kSums) {
     if (!adds_up) return;
     // The threads that loaded the same columns of A, at different k's, lie below each other: [row of threads][column].
     constexpr int kLoading = LoaderA::kVectors < Tile::kThreads ? LoaderA::kVectors : Tile::kThreads;
