@@ -73,7 +73,9 @@ Tensor tanh(const Tensor& x);
 Tensor silu(const Tensor& x);
 Tensor softplus(const Tensor& x, double beta = 1.0, double threshold = 20.0);
 
+/// How gelu is computed: exactly, or by the approximation with tanh.
 enum class Gelu : std::uint8_t { erf, tanh };
+
 /// x Φ(x), Φ the normal distribution; or its approximation x/2 (1 + tanh(sqrt(2/π) (x + 0.044715 x³))).
 /// Types, layout, errors, cost: as exp.
 /// Grad:     dy (Φ(x) + x φ(x)), or the approximation's own. Saves x.

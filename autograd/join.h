@@ -19,6 +19,7 @@ namespace weft {
 /// Cost:     reads and writes every element once, a launch per tensor; memory-bound.
 /// Numerics: exact.
 Tensor concat(std::span<const Tensor> tensors, int dim = 0);
+/// The same for a list in braces.
 inline Tensor concat(std::initializer_list<Tensor> tensors, int dim = 0) {
   return concat(std::span(tensors.begin(), tensors.size()), dim);
 }
@@ -31,6 +32,7 @@ inline Tensor concat(std::initializer_list<Tensor> tensors, int dim = 0) {
 ///           0 but has [3, 2]"; DeviceError.
 /// The rest: as concat.
 Tensor stack(std::span<const Tensor> tensors, int dim = 0);
+/// The same for a list in braces.
 inline Tensor stack(std::initializer_list<Tensor> tensors, int dim = 0) {
   return stack(std::span(tensors.begin(), tensors.size()), dim);
 }
@@ -49,6 +51,7 @@ inline Tensor stack(std::initializer_list<Tensor> tensors, int dim = 0) {
 /// Numerics: exact.
 std::vector<Tensor> split(const Tensor& x, std::int64_t size, int dim = 0);
 std::vector<Tensor> split(const Tensor& x, std::span<const std::int64_t> sizes, int dim = 0);
+/// The same for a list in braces.
 inline std::vector<Tensor> split(const Tensor& x, std::initializer_list<std::int64_t> sizes, int dim = 0) {
   return split(x, std::span(sizes.begin(), sizes.size()), dim);
 }
@@ -65,6 +68,7 @@ inline std::vector<Tensor> split(const Tensor& x, std::initializer_list<std::int
 /// Cost:     reads every element of x, writes every element of y once; a launch, and one per padded side.
 /// Numerics: exact.
 Tensor pad(const Tensor& x, std::span<const std::int64_t> padding, double value = 0);
+/// The same for a list in braces.
 inline Tensor pad(const Tensor& x, std::initializer_list<std::int64_t> padding, double value = 0) {
   return pad(x, std::span(padding.begin(), padding.size()), value);
 }

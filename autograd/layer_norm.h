@@ -40,6 +40,7 @@ Tensor layer_norm(const Tensor& x, const S& normalized_shape, const Tensor& gamm
                   double eps = 1e-5) {
   return detail::layer_norm_over(x, normalized_shape, gamma, beta, eps);
 }
+/// Its reference.
 template <std::same_as<Shape> S>
 Tensor layer_norm_composite(const Tensor& x, const S& normalized_shape, const Tensor& gamma = {},
                             const Tensor& beta = {}, double eps = 1e-5) {

@@ -165,6 +165,7 @@ std::shared_ptr<N> record(detail::TensorRefs outputs, detail::TensorRefs inputs)
   detail::attach(node, outputs);
   return node;
 }
+/// The same for lists in braces.
 template <class N>
 std::shared_ptr<N> record(std::initializer_list<const Tensor*> outputs, std::initializer_list<const Tensor*> inputs) {
   return record<N>(detail::TensorRefs(outputs.begin(), outputs.size()),

@@ -10,6 +10,7 @@ struct PointwiseLossOptions {
   Tensor mask = {};    // bool or u8: 0 does not count; undefined: all count
 };
 
+/// What binary_cross_entropy_with_logits takes besides input and target.
 struct BceWithLogitsOptions {
   Tensor weight = {};      // as above
   Tensor mask = {};        // as above

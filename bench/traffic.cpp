@@ -63,7 +63,7 @@ Prepared prepare_pass(const Family& family, const Extents& extents, Dtype dtype,
   const cases::Workload workload = family.make(extents, static_cast<double>(element_bytes(dtype)));
   cases::Tensors x;
   for (const Tensor& input : cases::make_inputs(workload.inputs, dtype)) x.push_back(to(input, kSimt));
-  for (std::size_t i = 0; workload.backward.bytes > 0 && i < x.size(); ++i)
+  for (std::size_t i = 0; i < x.size(); ++i)  // as in training: losses make their gradient in the forward pass
     if (workload.inputs[i].differentiable && is_floating(x[i].dtype())) set_requires_grad(x[i]);
   if (!backwards) return {workload.forward.bytes, [=] { workload.call(x); }};
   const Tensor y = workload.call(x);

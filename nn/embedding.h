@@ -5,6 +5,7 @@
 
 namespace weft::nn {
 
+/// Of nn::Embedding.
 struct EmbeddingOptions {
   std::optional<std::int64_t> padding_idx = {};  // a row that starts as 0 and gets no gradient
   Dtype dtype = Dtype::f32;

@@ -3,6 +3,7 @@
 
 namespace weft::nn {
 
+/// Of nn::GroupNorm.
 struct GroupNormOptions {
   double eps = 1e-5;
   bool affine = true;  // gamma and beta

@@ -5,6 +5,7 @@
 
 namespace weft::nn {
 
+/// Of nn::RMSNorm.
 struct RmsNormOptions {
   std::optional<double> eps = {};  // none: the machine epsilon of the input's dtype
   bool affine = true;              // gamma

@@ -14,8 +14,10 @@ using PhiloxBlock = std::array<std::uint32_t, 4>;
 
 /// The generator's constants: rounds, multipliers, and what is added to the key after each round.
 inline constexpr int kPhiloxRounds = 10;
-inline constexpr std::uint32_t kPhiloxM0 = 0xD2511F53u, kPhiloxM1 = 0xCD9E8D57u;
-inline constexpr std::uint32_t kPhiloxW0 = 0x9E3779B9u, kPhiloxW1 = 0xBB67AE85u;
+inline constexpr std::uint32_t kPhiloxM0 = 0xD2511F53u;
+inline constexpr std::uint32_t kPhiloxM1 = 0xCD9E8D57u;
+inline constexpr std::uint32_t kPhiloxW0 = 0x9E3779B9u;
+inline constexpr std::uint32_t kPhiloxW1 = 0xBB67AE85u;
 
 /// Four independent 32-bit numbers for a 64-bit key and a 128-bit counter.
 constexpr PhiloxBlock philox4x32(std::uint64_t key, std::uint64_t counter_low, std::uint64_t counter_high) {

@@ -4,7 +4,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
 #include <ostream>
+#include <regex>
+#include <set>
+#include <sstream>
 
 #include <gtest/gtest.h>
 
@@ -96,6 +102,66 @@ TEST(OpCases, NamesAreUniqueAndSkipsHaveReasons) {
     for (const auto& sample : c.samples)
       EXPECT_TRUE(sample.reference || c.exact) << c.op << " " << sample.name << " has no reference";
   }
+}
+
+// Functions of autograd/ that are no operation of their own, and why.
+const std::map<std::string, std::string>& no_operations() {
+  static const std::map<std::string, std::string> kNames = {
+      {"zeros", "makes values"},
+      {"ones", "makes values"},
+      {"full", "makes values"},
+      {"zeros_like", "makes values"},
+      {"scalar", "makes values"},
+      {"arange", "makes values"},
+      {"rand", "makes values"},
+      {"randn", "makes values"},
+      {"to", "moves bytes between devices: every case off the cpu goes through it"},
+      {"set_requires_grad", "the engine"},
+      {"grad", "the engine"},
+      {"detach", "the engine"},
+      {"sum_to", "the backward of a broadcast: every broadcasting case goes through it"},
+  };
+  return kNames;
+}
+
+/// The free functions of a header that return tensors or a loss: "add:12" with the line. Operators are those functions under
+/// another name, *_composite the references, detail is not public.
+std::vector<std::string> operations_of(std::istream& header) {
+  static const std::regex kFunction(
+      R"(^(?:inline )?(?:Tensor|Loss|std::vector<Tensor>|std::pair<Tensor, Tensor>) ([a-z0-9_]+)\(.*)");
+  std::vector<std::string> names;
+  std::string line;
+  bool detail = false;
+  for (int number = 1; std::getline(header, line); ++number) {
+    if (line.find("namespace detail") != std::string::npos) detail = line[0] == 'n';
+    std::smatch match;
+    if (detail || !std::regex_match(line, match, kFunction)) continue;
+    const std::string name = match[1];
+    if (!name.ends_with("_composite") && !no_operations().contains(name))
+      names.push_back(name + ":" + std::to_string(number));
+  }
+  return names;
+}
+
+TEST(OpCases, EveryPublicOperationIsNamedByOne) {
+  std::set<std::string> proven;
+  for (const OpCase& c : cases::all_cases()) proven.insert(c.functions.begin(), c.functions.end());
+  for (const auto& entry : std::filesystem::directory_iterator(WEFT_SOURCE_DIR "/autograd")) {
+    if (entry.path().extension() != ".h") continue;
+    std::ifstream header(entry.path());
+    for (const std::string& name : operations_of(header))
+      EXPECT_TRUE(proven.contains(name.substr(0, name.find(':'))))
+          << "autograd/" << entry.path().filename().string() << ": " << name
+          << " has no case: name it in the functions of one in tests/cases/, or here with the reason";
+  }
+}
+
+TEST(OpCases, TheSearchFindsFunctions) {
+  std::istringstream header(
+      "Tensor relu(const Tensor& x);\nTensor relu_composite(const Tensor& x);\n  Tensor inside(int);\nLoss mse_loss(\n"
+      "inline Tensor operator+(int);\nnamespace detail {\nTensor hidden(int);\n}  // namespace detail\n"
+      "std::vector<Tensor> split(int);\nTensor zeros(int);\n");
+  EXPECT_EQ(operations_of(header), (std::vector<std::string>{"relu:1", "mse_loss:4", "split:9"}));
 }
 
 }  // namespace

@@ -222,7 +222,7 @@ OpCase writes_case() {
                  .extents = {"R", "C"},
                  .make =
                      [](const Extents& e, double bytes) {
-                       return Workload{.inputs = {normal({e[0], e[1]})},
+                       return Workload{.inputs = {constant(normal({e[0], e[1]}))},
                                        .call =
                                            [](const Tensors& x) {
                                              fill_(x[0], 1.5);

@@ -45,9 +45,10 @@ struct Operation {
   std::function<Input(const Shape&)> operand = [](const Shape& shape) { return normal(shape); };
   /// Infinities, NaN, zeros of both signs, kinks; numbers whose result every dtype holds. Empty: none.
   std::vector<double> extreme = {kInf, -kInf, kNan, 0, -0.0, 1e4, -1e4, 1, -1, 0.5, -3};
-  double roundings = 1;      // as Sample's: one more for each power of a saved result
-  double amplification = 1;  // as Sample's
-  double scale = 0;          // as Input's
+  double roundings = 1;        // as Sample's: one more for each power of a saved result
+  double amplification = 1;    // as Sample's
+  double scale = 0;            // as Input's
+  double backward_passes = 3;  // operands that the backward pass moves: dy, what was saved, dx
 };
 
 Sample sample_of(const Operation& op, std::string name, Kind kind, std::vector<Input> inputs) {
@@ -83,7 +84,7 @@ OpCase unary_case(const Operation& op) {
                        return Workload{.inputs = {op.operand({e[0], e[1]})},
                                        .call = op.call,
                                        .forward = {.bytes = 2 * n * bytes},
-                                       .backward = {.bytes = 3 * n * bytes}};
+                                       .backward = {.bytes = op.backward_passes * n * bytes}};
                      },
                  .timed = kTimed,
                  .counted = kCounted}};
@@ -224,7 +225,9 @@ std::vector<Operation> unary_operations() {
   op.roundings = 4;
   add(op);
   add(simple("abs", abs, [](double x) { return std::fabs(x); }));
-  add(simple("neg", neg, [](double x) { return -x; }));
+  op = simple("neg", neg, [](double x) { return -x; });
+  op.backward_passes = 2;
+  add(op);
   add(simple("relu", relu, [](double x) { return x < 0 ? 0 : x; }));
   op = simple("sigmoid", sigmoid, sigmoid_of);
   op.roundings = 2;
@@ -264,11 +267,13 @@ std::vector<Operation> unary_operations() {
   add({.name = "add_number",
        .functions = {"add"},
        .call = on_one([](const Tensor& x) { return 1.5 + x; }),
-       .reference = loops<1>([](double x) { return x + 1.5; })});
+       .reference = loops<1>([](double x) { return x + 1.5; }),
+       .backward_passes = 2});
   add({.name = "subtract_from_number",
        .functions = {"sub"},
        .call = on_one([](const Tensor& x) { return 1.5 - x; }),
-       .reference = loops<1>([](double x) { return 1.5 - x; })});
+       .reference = loops<1>([](double x) { return 1.5 - x; }),
+       .backward_passes = 2});
   add({.name = "number_divided",
        .functions = {"div"},
        .call = on_one([](const Tensor& x) { return 1.5 / x; }),
@@ -277,7 +282,8 @@ std::vector<Operation> unary_operations() {
        .extreme = {kInf, -kInf, kNan, 0, -0.0, 0.5, -4, 100, -100, 8, -1}});
   add({.name = "scale",
        .call = on_one([](const Tensor& x) { return scale(x, -0.75); }),
-       .reference = loops<1>([](double x) { return x * -0.75; })});
+       .reference = loops<1>([](double x) { return x * -0.75; }),
+       .backward_passes = 2});
   add({.name = "square",
        .functions = {"pow"},
        .call = on_one([](const Tensor& x) { return pow(x, 2); }),

@@ -85,6 +85,39 @@ Family family(std::string suffix, bool columns, const std::function<Tensor(const
           .passes = Family::Passes::forward};
 }
 
+// The position of the largest (sign 1) or smallest (-1) element along dimension 1 of [A, R, B], the first among equals.
+Tensor position(const Tensor& x, double sign) {
+  const std::vector<double> in = x.to_vector<double>();
+  const std::int64_t reduced = x.size(1), inner = x.size(2);
+  std::vector<std::int64_t> out(static_cast<std::size_t>(x.size(0) * inner));
+  for (std::int64_t i = 0; i < x.size(0) * inner; ++i) {
+    const auto at = [&](std::int64_t r) {
+      return sign * in[static_cast<std::size_t>((i / inner * reduced + r) * inner + i % inner)];
+    };
+    for (std::int64_t r = 1; r < reduced; ++r)
+      if (at(r) > at(out[static_cast<std::size_t>(i)])) out[static_cast<std::size_t>(i)] = r;
+  }
+  return Tensor::from_vector(out, {x.size(0), inner});
+}
+
+OpCase position_case(const std::string& name, Tensor (*op)(const Tensor&, int, KeepDim), double sign) {
+  OpCase c{.op = name, .stem = "reduce", .functions = {name}, .differentiable = false, .exact = true};
+  const auto add = [&](std::string what, Kind kind, const Shape& shape) {
+    c.samples.push_back(sample(
+        std::move(what), kind, normal(shape), [op](const Tensors& x) { return op(x[0], 1, KeepDim::no); },
+        [sign](const Tensors& x) { return position(x[0], sign); }, 1));
+  };
+  add("columns", Kind::usual, {2, 6, 3});
+  add("rows", Kind::odd, {5, 33, 1});
+  add("one", Kind::one, {1, 1, 1});
+  add("no outputs", Kind::empty, {0, 4, 3});
+  add("long rows", Kind::large, {3, 5003, 1});
+  add("many columns", Kind::large, {2, 40, 300});
+  c.families = {family(
+      "", false, [op](const Tensor& x, int dim) { return op(x, dim, KeepDim::no); }, 8)};
+  return c;
+}
+
 OpCase make(std::string name, std::vector<Sample> samples, std::vector<Family> families = {}) {
   OpCase c{.op = name, .stem = "reduce", .functions = {name}};
   c.samples = std::move(samples);
@@ -123,6 +156,8 @@ std::vector<OpCase> reduce_cases() {
   all.push_back(make("logsumexp",
                      samples([](const Tensor& x, const std::vector<int>& d, KeepDim k) { return logsumexp(x, d, k); },
                              [](const Tensor& x) { return log(added_up(exp(x))); }, true)));
+  all.push_back(position_case("argmax", argmax, 1));
+  all.push_back(position_case("argmin", argmin, -1));
   // Composed of several passes, or the kernel of max again: timed, not counted.
   const auto timed = [&](const char* op, const std::function<Tensor(const Tensor&, int)>& f) {
     Family of = family("", false, f);
