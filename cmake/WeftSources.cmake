@@ -1,5 +1,10 @@
 # Every list of files is made here by globbing: adding an op, a test or an example edits no table.
 set(WEFT_ROOMS simt tensor kernels autograd nn optim data train)
+if(WEFT_SCOPE STREQUAL "memory")
+  list(REMOVE_ITEM WEFT_ROOMS train)
+elseif(WEFT_SCOPE STREQUAL "threads")
+  list(REMOVE_ITEM WEFT_ROOMS nn optim train)
+endif()
 
 set(WEFT_SOURCES)
 set(umbrella "#pragma once\n// Generated from the public headers of every room.\n")

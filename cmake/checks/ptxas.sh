@@ -2,6 +2,7 @@
 # What ptxas made of every kernel: registers, shared memory, stack, spills, for sm_80 and sm_90. docs/ptxas.md holds the
 # table; this check compiles afresh and compares, and no kernel may spill or use a stack.
 #   ptxas.sh            compares (77 without nvcc)
+#   ptxas.sh BUILD      the same; a build for both architectures (CUDAARCHS="80;90") has compiled them already
 #   ptxas.sh --update   writes the table
 set -euo pipefail
 export LC_ALL=C
@@ -52,7 +53,17 @@ END
   printf 'ptxas: self-test passed\n'
 }
 
-generate() {
+# reports_of BUILD FOLDER: copies the reports that a build kept; fails when one is missing or lacks an architecture.
+reports_of() {
+  local file log
+  for file in kernels/*.cu; do
+    log=$(find "$1/CMakeFiles/weft_cuda.dir/kernels" -name "$(basename "$file").o.ptxas" 2>/dev/null | head -n 1)
+    [[ -n $log && $log -nt $file ]] && grep -q "'sm_80'" "$log" && grep -q "'sm_90'" "$log" || return 1
+    cp "$log" "$2/$(basename "$file").log"
+  done
+}
+
+compile_all() {
   local nvcc=$1 folder=$2 file jobs=0 launcher=()
   ! command -v ccache >/dev/null || launcher=(ccache)
   for file in kernels/*.cu; do
@@ -72,6 +83,10 @@ generate() {
       return 1
     fi
   done
+}
+
+generate() {
+  [[ -n $build ]] && reports_of "$build" "$2" || compile_all "$1" "$2" || return 1
   cat <<END
 # Registers, shared memory and spills of every kernel
 
@@ -83,13 +98,15 @@ Toolkit: CUDA $release.
 | kernel | arch | registers | shared bytes | stack bytes | spill bytes |
 |---|---|---|---|---|---|
 END
-  parse < <(cat "$folder"/*.log) | sort -u
+  parse < <(cat "$2"/*.log) | sort -u
 }
 
 if [[ ${1-} == --self-test ]]; then
   self_test
   exit 0
 fi
+build=
+[[ -z ${1-} || $1 == --update ]] || build=$(readlink -f -- "$1")
 cd "$(dirname "$(readlink -f "$0")")/../.."
 nvcc=${CUDACXX:-$(command -v nvcc || true)}
 [[ -n $nvcc || ! -x /usr/local/cuda/bin/nvcc ]] || nvcc=/usr/local/cuda/bin/nvcc
