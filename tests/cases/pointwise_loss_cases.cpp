@@ -5,7 +5,6 @@
 #include "autograd/cast.h"
 #include "autograd/elementwise.h"
 #include "autograd/factories.h"
-#include "autograd/pointwise.h"
 #include "autograd/pointwise_loss.h"
 #include "autograd/reduce.h"
 #include "cases/op_case.h"
@@ -46,7 +45,7 @@ Tensor huber_term(const Tensor& input, const Tensor& target, double delta) {
   const Tensor a = magnitude(input - target), c = a - relu(a - scalar(delta, a.dtype()));
   return c * (a - 0.5 * c);
 }
-Tensor softplus(const Tensor& x) { return log(exp(x) + scalar(1, x.dtype())); }
+Tensor softplus_by_parts(const Tensor& x) { return log(exp(x) + scalar(1, x.dtype())); }
 
 std::vector<PointwiseLossKind> kinds() {
   using T = const Tensor&;
@@ -76,7 +75,7 @@ std::vector<PointwiseLossKind> kinds() {
        },
        [](T x, T y, T pos_weight) {
          const Tensor positive = pos_weight.defined() ? y * pos_weight : y;
-         return (scalar(1, y.dtype()) - y) * softplus(x) + positive * softplus(-x);
+         return (scalar(1, y.dtype()) - y) * softplus_by_parts(x) + positive * softplus_by_parts(-x);
        }},
   };
 }
@@ -127,7 +126,7 @@ Sample extreme(const PointwiseLossKind& kind, bool masked) {
   } else {
     s.inputs[0] = listed(shape, {1e4, -1e4, 9984, 0, -1e4, 0});
     s.inputs[1] = listed(shape, {1, 0, 0, 1, 1, 0});
-    s.reference = [=](const Tensors& x) {  // softplus of 1e4 overflows in the simple form
+    s.reference = [=](const Tensors& x) {  // softplus_by_parts of 1e4 overflows in the simple form
       if (kind.base.op != "binary_cross_entropy_with_logits") return cast(sum(kind.term(x[0], x[1], {})), Dtype::f64);
       return scalar(9984 + 1e4 + 2 * std::log(2.0), Dtype::f64);
     };
