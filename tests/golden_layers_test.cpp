@@ -126,9 +126,8 @@ Handler cross_entropy(const char* target, double label_smoothing, Weighted weigh
                                     .label_smoothing = label_smoothing};
     const Tensor logits = given.leaf("logits");
     const bool labels = std::string(target) == "labels";
-    return Computed{loss(logits, labels ? given.integers(target) : given.floats(target)).mean(),
-                    {{"logits", logits}},
-                    {}};
+    return Computed{
+        loss(logits, labels ? given.integers(target) : given.floats(target)).mean(), {{"logits", logits}}, {}};
   };
 }
 template <class L>
@@ -140,8 +139,7 @@ Handler pointwise(L loss) {
 }
 Handler binary_cross_entropy(Weighted weighted) {
   return [=](const Given& given) {
-    const nn::BCEWithLogitsLoss loss{.pos_weight =
-                                         weighted == Weighted::yes ? given.floats("pos_weight") : Tensor()};
+    const nn::BCEWithLogitsLoss loss{.pos_weight = weighted == Weighted::yes ? given.floats("pos_weight") : Tensor()};
     const Tensor input = given.leaf("input");
     return Computed{loss(input, given.floats("target")).mean(), {{"input", input}}, {}};
   };
@@ -173,7 +171,9 @@ const std::map<std::string, Handler>& handlers() {
       {"log_softmax", plain(nn::LogSoftmax{})},
       {"linear", layer([](Dtype dtype) { return nn::Linear(5, 4, {.dtype = dtype}); })},
       {"layer_norm", layer([](Dtype dtype) { return nn::LayerNorm(6, {.dtype = dtype}); })},
-      {"layer_norm_2d", layer([](Dtype dtype) { return nn::LayerNorm(Shape{3, 4}, {.eps = 1e-3, .dtype = dtype}); })},
+      {"layer_norm_2d", layer([](Dtype dtype) {
+         return nn::LayerNorm(Shape{3, 4}, {.eps = 1e-3, .dtype = dtype});
+       })},
       {"rms_norm", layer([](Dtype dtype) { return nn::RmsNorm(6, {.eps = 1e-6, .dtype = dtype}); })},
       {"group_norm", layer([](Dtype dtype) { return nn::GroupNorm(2, 4, {.dtype = dtype}); })},
       {"matmul", matrix_product},
@@ -246,7 +246,8 @@ TEST(GoldenLayers, EveryEntryIsHandled) {
     EXPECT_NE(handlers().contains(name), kNotYet.contains(name))
         << name << ": needs a handler, or its name in kNotYet, but not both";
   }
-  for (const auto& [name, handler] : handlers()) EXPECT_TRUE(written.contains(name)) << name << " is not in layers.json";
+  for (const auto& [name, handler] : handlers())
+    EXPECT_TRUE(written.contains(name)) << name << " is not in layers.json";
   for (const std::string& name : kNotYet) EXPECT_TRUE(written.contains(name)) << name << " is not in layers.json";
 }
 
