@@ -1,5 +1,6 @@
 #include "autograd/cast.h"
 
+#include "autograd/layout.h"
 #include "autograd/node.h"
 #include "kernels/copy.h"
 
@@ -35,7 +36,7 @@ Tensor cast(const Tensor& x, Dtype dtype) {
 Tensor to(const Tensor& x, Device device) {
   if (x.device() == device) return x;
   Tensor y = Tensor::empty(x.shape(), x.dtype(), device);
-  y.copy_bytes_from(x);
+  y.copy_bytes_from(contiguous(x.alias()));
   if (auto node = record<ToNode>({&y}, {&x})) node->from = x.device();
   return y;
 }

@@ -8,7 +8,8 @@ namespace weft {
 ///   rounds to nearest even.
 Tensor cast(const Tensor& x, Dtype dtype);
 
-/// The tensor on another device (the same tensor when it is there already). Differentiable.
+/// The tensor on another device (the same tensor when it is there already). Differentiable. A view that is not dense is
+/// made contiguous first.
 /// Errors: DeviceError when either device is not built in.
 Tensor to(const Tensor& x, Device device);
 

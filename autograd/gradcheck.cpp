@@ -27,7 +27,7 @@ GradcheckResult gradcheck(const std::function<Tensor(const std::vector<Tensor>&)
                         "gradcheck", "needs contiguous f64 inputs on the cpu but one is {} {}",
                         to_string(input.dtype()), input.shape());
   GradcheckResult result;
-  std::int64_t directions = options.projections;
+  std::int64_t directions = options.jacobian ? 1 : options.projections;
   for (std::int64_t projection = 0; projection < directions; ++projection) {
     // Fresh leaves over the same memory: gradients that the caller holds are left alone.
     std::vector<Tensor> leaves;
@@ -40,7 +40,7 @@ GradcheckResult gradcheck(const std::function<Tensor(const std::vector<Tensor>&)
     if (options.jacobian) {
       directions = output.numel();
       v = zeros(output.shape(), Dtype::f64);
-      v.data<double>()[projection] = 1;
+      if (output.numel() > 0) v.data<double>()[projection] = 1;  // of an empty output every gradient is 0
     } else {
       v = randn(output.shape(), options.seed * 1000003 + static_cast<std::uint64_t>(projection), Dtype::f64);
     }

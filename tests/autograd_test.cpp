@@ -234,6 +234,20 @@ struct WrongShape : Function<WrongShape> {
   static std::vector<Tensor> backward(FunctionContext&, const Tensor& dy) { return {dy.reshape({2, 2})}; }
 };
 
+// No element of the result: every gradient must be 0, whichever way is asked for.
+TEST(Gradcheck, AnEmptyResult) {
+  const Tensor x = randn({3, 2}, 1, Dtype::f64);
+  for (const bool jacobian : {false, true}) {
+    const auto nothing = [](const std::vector<Tensor>& in) { return mul(in[0], in[0]).slice(0, 3, 3); };
+    const GradcheckResult result = gradcheck(nothing, {x}, {.jacobian = jacobian});
+    EXPECT_TRUE(result.passed) << result.message;
+    EXPECT_EQ(result.worst_error, 0);
+  }
+  // The full Jacobian does not depend on `projections`.
+  const auto wrong = [](const std::vector<Tensor>& in) { return WrongCube::apply(in[0]); };
+  EXPECT_FALSE(gradcheck(wrong, {x}, {.projections = 0, .jacobian = true}).passed);
+}
+
 TEST(Function, AGradientOfTheWrongShapeIsRefused) {
   const Tensor x = set_requires_grad(ones({4}));
   EXPECT_EQ(message_of<AutogradError>([&] { backward(WrongShape::apply(x), ones({4})); }),
