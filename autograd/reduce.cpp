@@ -10,7 +10,6 @@
 #include "autograd/factories.h"
 #include "autograd/layout.h"
 #include "autograd/node.h"
-#include "autograd/pointwise.h"
 #include "kernels/reduce.h"
 
 namespace weft {

@@ -4,7 +4,6 @@
 #include "autograd/engine.h"
 #include "autograd/layout.h"
 #include "autograd/node.h"
-#include "autograd/pointwise.h"
 #include "autograd/reduce.h"
 #include "kernels/softmax.h"
 

@@ -5,7 +5,6 @@
 #include "autograd/cast.h"
 #include "autograd/elementwise.h"
 #include "autograd/factories.h"
-#include "autograd/pointwise.h"
 #include "autograd/pointwise_loss.h"
 #include "autograd/reduce.h"
 #include "cases/op_case.h"
@@ -46,7 +45,7 @@ Tensor huber_term(const Tensor& input, const Tensor& target, double delta) {
   const Tensor a = magnitude(input - target), c = a - relu(a - scalar(delta, a.dtype()));
   return c * (a - 0.5 * c);
 }
-Tensor softplus(const Tensor& x) { return log(exp(x) + scalar(1, x.dtype())); }
+Tensor softplus_reference(const Tensor& x) { return log(exp(x) + scalar(1, x.dtype())); }
 
 std::vector<PointwiseLossKind> kinds() {
   using T = const Tensor&;
@@ -76,7 +75,7 @@ std::vector<PointwiseLossKind> kinds() {
        },
        [](T x, T y, T pos_weight) {
          const Tensor positive = pos_weight.defined() ? y * pos_weight : y;
-         return (scalar(1, y.dtype()) - y) * softplus(x) + positive * softplus(-x);
+         return (scalar(1, y.dtype()) - y) * softplus_reference(x) + positive * softplus_reference(-x);
        }},
   };
 }

@@ -1,7 +1,6 @@
 #include "autograd/elementwise.h"
 #include "autograd/factories.h"
 #include "autograd/layout.h"
-#include "autograd/pointwise.h"
 #include "autograd/reduce.h"
 #include "cases/op_case.h"
 
