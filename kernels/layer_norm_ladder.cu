@@ -8,6 +8,7 @@
 //   one_block   Idea:    neighbouring threads take neighbouring elements, and add up their sums in shared memory.
 //               Mapping: one block of 256 threads per row; 256 sums in shared memory, halved eight times.
 //               Costs:   eight barriers per sum, x is read three times, 4 bytes (2 of bf16) per load.
+// Bytes moved over the floor, 256 x 1024 of f32, by the command above: one_thread 15.9, one_block 2.03, registers 1.007.
 // registers, the shipped one, goes on from there: shuffles instead of barriers, 16 bytes per load, the row read once.
 // Both: any C and any alignment. Source: M. Harris, "Optimizing Parallel Reduction in CUDA", 2007, kernel 3, for the tree.
 #include "kernels/layer_norm.h"
