@@ -338,21 +338,21 @@ WEFT_DEVICE Vec<T, N> narrow(const Vec<compute_t<T>, N>& value) {
 WEFT_DEVICE float fused(float a, float b, float c) { return fmaf(a, b, c); }
 WEFT_DEVICE double fused(double a, double b, double c) { return fma(a, b, c); }
 WEFT_DEVICE float square_root(float x) { return sqrtf(x); }
-WEFT_DEVICE double square_root(double x) { return sqrt(x); }
+WEFT_DEVICE double square_root(double x) { return ::sqrt(x); }
 WEFT_DEVICE float exponential(float x) { return expf(x); }
-WEFT_DEVICE double exponential(double x) { return exp(x); }
+WEFT_DEVICE double exponential(double x) { return ::exp(x); }
 WEFT_DEVICE float logarithm(float x) { return logf(x); }
-WEFT_DEVICE double logarithm(double x) { return log(x); }
+WEFT_DEVICE double logarithm(double x) { return ::log(x); }
 WEFT_DEVICE float logarithm_1p(float x) { return log1pf(x); }  // ln(1 + x)
-WEFT_DEVICE double logarithm_1p(double x) { return log1p(x); }
+WEFT_DEVICE double logarithm_1p(double x) { return ::log1p(x); }
 WEFT_DEVICE float hyperbolic_tangent(float x) { return tanhf(x); }
-WEFT_DEVICE double hyperbolic_tangent(double x) { return tanh(x); }
+WEFT_DEVICE double hyperbolic_tangent(double x) { return ::tanh(x); }
 WEFT_DEVICE float complementary_error(float x) { return erfcf(x); }
-WEFT_DEVICE double complementary_error(double x) { return erfc(x); }
+WEFT_DEVICE double complementary_error(double x) { return ::erfc(x); }
 WEFT_DEVICE float power(float x, float exponent) { return powf(x, exponent); }
-WEFT_DEVICE double power(double x, double exponent) { return pow(x, exponent); }
+WEFT_DEVICE double power(double x, double exponent) { return ::pow(x, exponent); }
 WEFT_DEVICE float absolute(float x) { return fabsf(x); }
-WEFT_DEVICE double absolute(double x) { return fabs(x); }
+WEFT_DEVICE double absolute(double x) { return ::fabs(x); }
 template <class T>
 WEFT_DEVICE T smaller(T a, T b) {
   return b < a ? b : a;
