@@ -47,6 +47,21 @@ endif()
 
 # Every op with a .cu file, from the declarations WEFT_GPU_OP(op, Args) in the headers of kernels/, for tests that must
 # leave none out. A changed header configures again.
+# kernels/<stem>_ladder.cu defines <op>_rungs() for some of them; the other ops get an empty list.
+set(ops_with_rungs)
+set(no_rungs "")
+file(GLOB ladders CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/*_ladder.cu)
+foreach(ladder ${ladders})
+  set_property(DIRECTORY ${CMAKE_SOURCE_DIR} APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${ladder})
+  file(STRINGS ${ladder} defined REGEX "^std::span<const Variant<[A-Za-z0-9_]+>> [a-z0-9_]+_rungs\\(\\) {")
+  if(NOT defined)
+    message(FATAL_ERROR "${ladder} must define `std::span<const Variant<Args>> <op>_rungs() { ... }`, at the start of a line")
+  endif()
+  foreach(line ${defined})
+    string(REGEX REPLACE "^[^ ]+ [^ ]+ ([a-z0-9_]+)_rungs.*$" "\\1" op "${line}")
+    list(APPEND ops_with_rungs ${op})
+  endforeach()
+endforeach()
 file(GLOB kernel_headers CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR} ${CMAKE_SOURCE_DIR}/kernels/*.h)
 set(gpu_ops "// Generated from the headers of kernels/.\n")
 set(gpu_op_list "\n#define WEFT_FOR_EACH_GPU_OP(X)")
@@ -56,10 +71,23 @@ foreach(header ${kernel_headers})
   file(STRINGS ${CMAKE_SOURCE_DIR}/${header} declared REGEX "^WEFT_GPU_OP\\(")
   foreach(line ${declared})
     string(REGEX REPLACE "^WEFT_GPU_OP\\(([a-z0-9_]+),.*$" "\\1" op "${line}")
+    string(REGEX REPLACE "^WEFT_GPU_OP\\([a-z0-9_]+, *([A-Za-z0-9_]+)\\).*$" "\\1" args "${line}")
     string(APPEND gpu_op_list " X(${op})")
+    if(NOT op IN_LIST ops_with_rungs)
+      string(APPEND no_rungs "WEFT_NO_RUNGS(${op}, ${args})\n")
+    endif()
   endforeach()
 endforeach()
 file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/gpu_ops.h CONTENT "#pragma once\n${gpu_ops}${gpu_op_list}\n" @ONLY)
+file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/no_rungs.cpp @ONLY CONTENT
+"${gpu_ops}
+#define WEFT_NO_RUNGS(op, Args) \\
+  namespace cuda { std::span<const Variant<Args>> op##_rungs() { return {}; } } \\
+  namespace simt { std::span<const Variant<Args>> op##_rungs() { return {}; } }
+namespace weft::kernels {
+${no_rungs}}  // namespace weft::kernels
+")
+list(APPEND WEFT_SOURCES ${CMAKE_BINARY_DIR}/generated/no_rungs.cpp)
 
 # <weft/weft.h>, and <weft/tensor/tensor.h> and the like through links, in the build tree as in an installed package.
 file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/include/weft)

@@ -147,7 +147,7 @@ trains --out 'runs/a folder with ü' --max-updates 1
 # a gradient is zero in exact arithmetic (a bias in front of BatchNorm).
 losses() { sed -n 's/.*"event":"update".*"loss":\([-0-9.e+]*\),.*/\1/p' "$1/metrics.jsonl" | head -n 5; }
 norms=(none batch layer)
-[[ -z ${WEFT_SHORT:-} ]] || norms=(none)
+[[ -z ${WEFT_SHORT:-} || -n ${WEFT_FULL:-} ]] || norms=(none)
 for norm in "${norms[@]}"; do
   for device in cpu simt; do
     trains --out "runs/$device-$norm" --device "$device" --norm "$norm" --optimizer sgd --lr 0.1 --batch-size 16 --max-updates 5 \

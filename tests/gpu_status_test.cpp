@@ -17,7 +17,9 @@ std::set<std::string> rows() {
   const auto add = [&](const char* op, auto variants) {
     for (const auto& variant : variants) all.insert("| " + std::string(op) + " | " + variant.name + " |");
   };
-#define WEFT_ADD(op) add(#op, simt::op##_variants());
+#define WEFT_ADD(op)               \
+  add(#op, simt::op##_variants()); \
+  add(#op, simt::op##_rungs());
   WEFT_FOR_EACH_GPU_OP(WEFT_ADD)
 #undef WEFT_ADD
   // What only cuda has.

@@ -98,6 +98,7 @@ add_executable(example_hello examples/hello.cpp)
 add_dependencies(example_hello always)
 set_target_properties(example_hello PROPERTIES OUTPUT_NAME hello)
 add_executable(weft_bench examples/hello.cpp)
+add_executable(weft_op_tests examples/hello.cpp)
 enable_testing()
 add_test(NAME LayerNorm.Forward COMMAND ${CMAKE_COMMAND} -E true)
 add_test(NAME Linear.Forward COMMAND ${CMAKE_COMMAND} -E true)
@@ -171,6 +172,42 @@ test_docs() {
   log_is doxygen "$repo"$'\nPROJECT_NAME = small\nWARN_IF_UNDOCUMENTED = NO'
   tool doxygen 'exit 3'
   expect 3 "$repo/run" docs
+}
+
+test_matrix() {
+  begin "matrix"
+  forget
+  expect 2 "$repo/run" matrix all
+  err_has "matrix takes no options but got 'all'"
+  expect 0 "$repo/run" matrix
+  out_is "$PWD|--matrix"
+  log_is cmake "dev -DWEFT_CUDA=OFF CUDACXX="
+}
+
+# The steps of release-check, with a made-up tidy.sh.
+test_release_check() {
+  begin "release check"
+  forget
+  expect 0 "$repo/run" release-check --help
+  out_has "usage: ./run release-check"
+  expect 2 "$repo/run" release-check --steps tidy,nonsense
+  err_has "release-check has no step 'nonsense'"
+  expect 2 "$repo/run" release-check all
+  err_has "release-check does not know 'all'"
+  mkdir -p "$repo/cmake/checks"
+  printf '%s\n' "#!$BASH" 'echo "limit ${TIDY_SECONDS-none}"; exit "$(cat "$FAKE/tidy.status")"' >"$repo/cmake/checks/tidy.sh"
+  chmod +x "$repo/cmake/checks/tidy.sh"
+  echo 77 >"$sandbox/tidy.status"
+  expect 0 env TIDY_SECONDS=5 "$repo/run" release-check --steps tidy,bench --out "$sandbox/release"
+  out_has "limit none"
+  out_has "| tidy | skipped |"
+  out_has "| bench | passed |"
+  out_has "--benchmark_out=$sandbox/release/bench.json"
+  echo 1 >"$sandbox/tidy.status"
+  expect 1 "$repo/run" release-check --steps dev,tidy --out "$sandbox/release"
+  out_has "| tidy | failed (1) |"
+  out_has "| dev | passed |"
+  [[ -s $sandbox/release/release_check.md ]] || fail "no table was written"
 }
 
 test_example() {
@@ -528,6 +565,8 @@ case ${1-} in
   '')
     test_words
     test_docs
+    test_matrix
+    test_release_check
     test_example
     test_tests
     test_packages

@@ -23,8 +23,7 @@ gpu_step() {
   local name=$1 status=0 start=$SECONDS
   shift
   printf '\n==== %s: %s\n' "$name" "$*" | tee -a "$out/log.txt"
-  timeout -k 10 600 "$@" 2>&1 | tee -a "$out/log.txt" || true
-  status=${PIPESTATUS[0]}
+  timeout -k 10 600 "$@" 2>&1 | tee -a "$out/log.txt" || status=${PIPESTATUS[0]}
   printf '==== %s: exit status %d after %d s\n' "$name" "$status" "$((SECONDS - start))" | tee -a "$out/log.txt"
   results+=("| $name | $([[ $status == 0 ]] && echo passed || echo "failed ($status)") | $((SECONDS - start)) s |")
   ((status == 0)) || failed=1

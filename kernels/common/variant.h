@@ -1,5 +1,7 @@
 #pragma once
-// Several kernels for one op: the shipped ones, in order of preference, and teaching rungs that are tested and timed alike.
+// Several kernels for one op: the shipped ones, in order of preference, and teaching rungs (kernels/<stem>_ladder.cu), which
+// are tested, counted and timed alike but never chosen.
+#include <cstdlib>
 #include <span>
 #include <string_view>
 
@@ -22,6 +24,12 @@ void run_variant(const char* op, std::span<const Variant<Args>> variants, const 
   for (const Variant<Args>& variant : variants)
     if (variant.supports(args)) return variant.run(stream, args);
   fail(op, "no variant supports these arguments");
+}
+
+/// The variant or rung to run wherever an op has one of that name: WEFT_VARIANT of the environment; "" when not set.
+inline std::string_view wanted_variant() {
+  static const char* const name = std::getenv("WEFT_VARIANT");  // NOLINT(concurrency-mt-unsafe): nothing sets it
+  return name != nullptr ? name : "";
 }
 
 /// Whether `address` allows accesses of `bytes` bytes; null does.

@@ -2,21 +2,35 @@
 // The variants of an op's .cu file, one by one: each that supports a case must agree with the cpu.
 #include <span>
 #include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 
 #include "kernels/common/contract.h"
 
-/// The variants of `op` (copy, sum, ...) that this device runs.
+/// The variants of `op` (copy, sum, ...) that this device runs: the shipped ones, then the rungs of its ladder.
+#define WEFT_ALL_VARIANTS(backend, op)                                                                           \
+  ([] {                                                                                                          \
+    static const auto all =                                                                                      \
+        ::weft::test::joined(::weft::kernels::backend::op##_variants(), ::weft::kernels::backend::op##_rungs()); \
+    return std::span(all);                                                                                       \
+  }())
 #if defined(WEFT_CUDA)
-#define WEFT_VARIANTS(op, device)                                                     \
-  ((device).kind == ::weft::DeviceKind::cuda ? ::weft::kernels::cuda::op##_variants() \
-                                             : ::weft::kernels::simt::op##_variants())
+#define WEFT_VARIANTS(op, device) \
+  ((device).kind == ::weft::DeviceKind::cuda ? WEFT_ALL_VARIANTS(cuda, op) : WEFT_ALL_VARIANTS(simt, op))
 #else
-#define WEFT_VARIANTS(op, device) ((void)(device), ::weft::kernels::simt::op##_variants())
+#define WEFT_VARIANTS(op, device) ((void)(device), WEFT_ALL_VARIANTS(simt, op))
 #endif
 
 namespace weft::test {
+
+template <class Args>
+std::vector<kernels::Variant<Args>> joined(std::span<const kernels::Variant<Args>> shipped,
+                                           std::span<const kernels::Variant<Args>> rungs) {
+  std::vector<kernels::Variant<Args>> all(shipped.begin(), shipped.end());
+  all.insert(all.end(), rungs.begin(), rungs.end());
+  return all;
+}
 
 /// Calls run(variant) for every variant that supports `args`, with the variant's name in the messages. Returns how
 /// many.
