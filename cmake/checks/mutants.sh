@@ -4,7 +4,9 @@
 # such patches. docs/mutants.md holds the list with what caught each.
 #   mutants.sh BUILD [STEM...]            compiles and runs every mutant of a build of the preset dev; 1 when one survives
 #   mutants.sh --update BUILD             also writes docs/mutants.md
-#   mutants.sh --test BUILD               the same where WEFT_MUTANTS is set, else skipped (77)
+#   mutants.sh --test BUILD               as one of the tests: all where WEFT_MUTANTS is 1; where it is "changed", those of the ops
+#                                         whose files changed since docs/mutants.md was written, which stands for a whole
+#                                         run, and of one more op, another each day; else skipped (77)
 # A patch starts with a line or more that say what is broken; then a diff with paths a/kernels/... as git makes it.
 set -euo pipefail
 export LC_ALL=C
@@ -19,6 +21,20 @@ if [[ ${1-} == --test ]]; then # as one of the tests
   if [[ -z ${WEFT_MUTANTS:-} ]]; then
     printf 'skipped: takes minutes; set WEFT_MUTANTS=1 to run it\n'
     exit 77
+  fi
+  if [[ $WEFT_MUTANTS == changed ]]; then
+    mapfile -t stems < <(
+      cd "$(dirname "$(readlink -f "$0")")/../.."
+      since=$(git log -1 --format=%H -- docs/mutants.md 2>/dev/null) || since=
+      for folder in tests/mutants/*/; do
+        stem=$(basename "$folder")
+        [[ -n $since ]] && git diff --quiet "$since" -- "kernels/$stem.h" "kernels/$stem*.cu" "tests/mutants/$stem" \
+          "tests/${stem}_gpu_test.cpp" "tests/cases/${stem}_cases.cpp" || printf '%s\n' "$stem"
+      done
+      folders=(tests/mutants/*/)
+      basename "${folders[$((10#$(date +%j) % ${#folders[@]}))]}"
+    )
+    set -- "$1" "${stems[@]}"
   fi
 fi
 if (($# == 0)) || [[ ! -f $1/compile_commands.json ]]; then

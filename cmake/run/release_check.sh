@@ -11,7 +11,7 @@ its tests.
 
   tidy     clang-tidy over every file
   dev      the test suite, with every seeded bug of tests/mutants (and nvcc, where there is one)
-  asan     the test suite under AddressSanitizer and UBSan, the examples in full
+  asan     the whole test suite under AddressSanitizer and UBSan, the examples in full
   tsan     the same under ThreadSanitizer
   bench    every benchmark, once
 
@@ -63,7 +63,7 @@ run_release_check() {
         release_step tidy env -u TIDY_SECONDS "$root/cmake/checks/tidy.sh"
         ;;
       dev) release_step dev env "${cuda[@]}" WEFT_MUTANTS=1 "$root/run" test ;;
-      asan | tsan) release_step "$step" env WEFT_FULL=1 "$root/run" test --preset "$step" ;;
+      asan | tsan) release_step "$step" env WEFT_FULL=1 WEFT_CMAKE_ARGS="-DWEFT_SCOPE=all -DWEFT_EXAMPLES=ON" "$root/run" test --preset "$step" ;;
       bench)
         release_step bench "$root/run" bench --benchmark_min_time=0.01 --benchmark_out="$out/bench.json" \
           --benchmark_out_format=json
