@@ -347,6 +347,9 @@ Options CommandLine::parse(const std::vector<std::string>& arguments) {
   if (result.out.empty()) result.out = (std::filesystem::path("runs") / name_).string();
   if (result.threads == 0) result.threads = num_threads();
   std::vector<Entry> entries = common(result);
+  std::erase_if(entries, [&](const Entry& entry) {
+    return std::find(without_.begin(), without_.end(), entry.name) != without_.end();
+  });
   entries.insert(entries.begin(), own_.begin(), own_.end());
 
   CLI::App app;

@@ -76,6 +76,8 @@ class CommandLine {
   /// Adds an option of the example. `value` holds the default and receives what was given; it must outlive parse().
   void choice(const std::string& name, std::string& value, const std::vector<std::string>& choices, std::string help);
   void text(const std::string& name, std::string& value, std::string placeholder, std::string help);
+  /// Common options that the example decides itself: they are unknown then.
+  void without(std::vector<std::string> names) { without_ = std::move(names); }
 
   /// Reads the arguments, resolves the device and sets the number of threads of this process.
   /// Errors: OptionError "--batch-size must be a number of samples from 1 up, or 'full', but is '-1'", naming for an unknown
@@ -97,6 +99,7 @@ class CommandLine {
 
   std::string name_, description_;
   std::vector<Entry> own_;
+  std::vector<std::string> without_;
 };
 
 /// Thrown by CommandLine::parse for --help; what() is the text.

@@ -133,11 +133,12 @@ std::string curves(const Summary& s, const LossHistory& history) {
   if (loss) html += "<section><h2>Loss</h2>\n" + *loss + "</section>\n";
   if (accuracy) html += "<section><h2>Accuracy</h2>\n" + *accuracy + "</section>\n";
   if (loss || accuracy) html += "</div>\n";
+  const char* without_curves =
+      "<p>There are no curves because the program gnuplot was not found: install the package gnuplot-nox and train "
+      "again.</p>\n";
+  if (s.epochs.empty()) return gnuplot_found() ? html : html + "<section>" + without_curves + "</section>\n";
   html += "<section><h2>Epochs</h2>\n";
-  if (!gnuplot_found())
-    html +=
-        "<p>There are no curves because the program gnuplot was not found: install the package gnuplot-nox and train "
-        "again.</p>\n";
+  if (!gnuplot_found()) html += without_curves;
   html +=
       "<div class=\"scroll\"><table><thead><tr><th>epoch</th><th>updates</th><th>training loss</th><th>test loss</th>"
       "<th>test accuracy</th><th>seconds</th><th>samples/s</th></tr></thead><tbody>\n";
@@ -152,6 +153,34 @@ std::string curves(const Summary& s, const LossHistory& history) {
                         e.epoch + 1, e.complete ? "" : " (part)", grouped(e.updates), fixed(e.train_loss, 4),
                         e.test_loss ? fixed(*e.test_loss, 4) : "–", e.test_accuracy ? percent(*e.test_accuracy) : "–",
                         fixed(e.seconds, 2), short_number(static_cast<double>(e.samples) / std::max(e.seconds, 1e-9)));
+  }
+  return html + "</tbody></table></div></section>\n";
+}
+
+std::string figures(const Report& report) {
+  std::string html;
+  for (const Figure& figure : report.figures)
+    html += "<section><h2>" + escape_html(figure.title) + "</h2>\n" + figure.svg + "<p class=\"caption\">" +
+            escape_html(figure.caption) + "</p></section>\n";
+  return html;
+}
+
+std::string results(const Summary& s) {
+  if (s.results.empty()) return "";
+  std::string html = "<section><h2>Results</h2>\n<div class=\"scroll\"><table><thead><tr>";
+  for (const Setting& column : s.results.front()) html += "<th>" + escape_html(column.name) + "</th>";
+  html += "</tr></thead><tbody>\n";
+  for (const std::vector<Setting>& row : s.results) {
+    html += "<tr>";
+    for (const Setting& cell : row) {
+      const double* number = std::get_if<double>(&cell.value);
+      html +=
+          "<td>" +
+          escape_html(number != nullptr ? fmt::format("{:.4g}", *number)
+                                        : std::visit([](const auto& value) { return text_of(value); }, cell.value)) +
+          "</td>";
+    }
+    html += "</tr>\n";
   }
   return html + "</tbody></table></div></section>\n";
 }
@@ -312,8 +341,8 @@ std::string render(const Report& report, const Summary& summary, const LossHisto
       "<body>\n<main>\n<h1>{}</h1>\n",
       title, kStyle, title);
   if (!report.description.empty()) html += "<p class=\"soft\">" + escape_html(report.description) + "</p>\n";
-  html += tiles(summary) + notes(summary) + curves(summary, history) + images(report, evaluation) +
-          confusion(report, evaluation) + settings(summary);
+  html += tiles(summary) + notes(summary) + figures(report) + results(summary) + curves(summary, history) +
+          images(report, evaluation) + confusion(report, evaluation) + settings(summary);
   return html + "</main>\n</body>\n</html>\n";
 }
 

@@ -10,12 +10,18 @@
 
 namespace weft::train {
 
+/// A drawing on the page.
+struct Figure {
+  std::string title, svg, caption;
+};
+
 /// What only the example knows. Everything may stay empty; its part of the page is left out then.
 struct Report {
   std::string title = {};                 // "Fashion-MNIST"
   std::string description = {};           // one sentence
   std::vector<std::string> classes = {};  // their names
   Tensor images = {};                     // u8 [N, H, W], the evaluated samples in order, 0 = black
+  std::vector<Figure> figures = {};
 };
 
 /// The page: final numbers, curves of loss and accuracy (drawn by gnuplot; without it the page says so and has the table

@@ -103,6 +103,17 @@ std::string to_json(const Summary& summary) {
     json["profile_s"] = Json::object();
     for (const Phase& phase : summary.phases) json["profile_s"][phase.name] = phase.seconds;
   }
+  if (!summary.results.empty()) {
+    json["results"] = Json::array();
+    for (const std::vector<Setting>& row : summary.results) {
+      Json& object = json["results"].emplace_back(Json::object());
+      for (const Setting& setting : row)
+        if (const double* number = std::get_if<double>(&setting.value))
+          object[setting.name] = writer.number(setting.name, *number);
+        else
+          std::visit([&](const auto& value) { object[setting.name] = to_json_value(value); }, setting.value);
+    }
+  }
   json["notes"] = notes;
   // Text of the user's (a file name in another encoding) may be no UTF-8: then the letter is replaced, not the summary lost.
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";

@@ -52,6 +52,7 @@ struct Summary {
   std::vector<EpochResult> epochs;
   std::vector<Phase> phases;  // empty without --profile
   std::vector<std::string> notes;
+  std::vector<std::vector<Setting>> results;  // what an example measured besides: rows of one table
 };
 
 /// Sets samples_per_s from the epochs: samples per epoch / median seconds over the complete ones, or the rate of the part

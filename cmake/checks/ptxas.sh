@@ -3,7 +3,7 @@
 # table; this check compiles afresh and compares, and no kernel may spill or use a stack.
 #   ptxas.sh            compares (77 without nvcc)
 #   ptxas.sh BUILD      the same; a build for both architectures (CUDAARCHS="80;90") has compiled them already
-#   ptxas.sh --update   writes the table
+#   ptxas.sh --update [BUILD]   writes the table
 set -euo pipefail
 export LC_ALL=C
 
@@ -105,8 +105,13 @@ if [[ ${1-} == --self-test ]]; then
   self_test
   exit 0
 fi
+update=no
+if [[ ${1-} == --update ]]; then
+  update=yes
+  shift
+fi
 build=
-[[ -z ${1-} || $1 == --update ]] || build=$(readlink -f -- "$1")
+[[ -z ${1-} ]] || build=$(readlink -f -- "$1")
 cd "$(dirname "$(readlink -f "$0")")/../.."
 nvcc=${CUDACXX:-$(command -v nvcc || true)}
 [[ -n $nvcc || ! -x /usr/local/cuda/bin/nvcc ]] || nvcc=/usr/local/cuda/bin/nvcc
@@ -118,7 +123,7 @@ release=$("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 generate "$nvcc" "$folder" >"$folder/table.md"
-if [[ ${1-} == --update ]]; then
+if [[ $update == yes ]]; then
   cp "$folder/table.md" docs/ptxas.md
 fi
 bad=$(judge "$folder/table.md")
