@@ -5,7 +5,7 @@
 
 namespace weft::nn {
 
-BatchNorm1d::BatchNorm1d(std::int64_t channels, BatchNormOptions options)
+BatchNorm::BatchNorm(std::int64_t channels, const BatchNormOptions& options)
     : eps(options.eps), momentum(options.momentum) {
   require<ShapeError>(channels >= 1, "batch_norm", "needs at least one channel but has {}", channels);
   if (options.affine) {
@@ -17,9 +17,24 @@ BatchNorm1d::BatchNorm1d(std::int64_t channels, BatchNormOptions options)
   running_var = ones({channels}, statistics);
 }
 
-Tensor BatchNorm1d::operator()(const Tensor& x) {
+Tensor BatchNorm::normalise(const Tensor& x) const {
   const BatchNormMode batch_mode = mode == Mode::train ? BatchNormMode::train : BatchNormMode::eval;
   return weft::batch_norm(x, weight, bias, running_mean, running_var, {batch_mode, momentum, eps});
+}
+
+BatchNorm1d::BatchNorm1d(std::int64_t channels, BatchNormOptions options) : BatchNorm(channels, options) {}
+
+Tensor BatchNorm1d::operator()(const Tensor& x) {
+  require<ShapeError>(x.rank() == 2 || x.rank() == 3, "batch_norm",
+                      "BatchNorm1d takes x of shape [N, C] or [N, C, L] but x has {}", x.shape());
+  return normalise(x);
+}
+
+BatchNorm2d::BatchNorm2d(std::int64_t channels, BatchNormOptions options) : BatchNorm(channels, options) {}
+
+Tensor BatchNorm2d::operator()(const Tensor& x) {
+  require<ShapeError>(x.rank() == 4, "batch_norm", "BatchNorm2d takes x of shape [N, C, H, W] but x has {}", x.shape());
+  return normalise(x);
 }
 
 }  // namespace weft::nn

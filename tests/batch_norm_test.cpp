@@ -14,6 +14,7 @@
 #include "nn/layer_norm.h"
 #include "nn/sequential.h"
 #include "support/compare.h"
+#include "support/devices.h"
 #include "support/guarded.h"
 #include "support/threads.h"
 
@@ -314,10 +315,9 @@ TEST(BatchNorm, NonFiniteStaysInItsColumn) {
 
 TEST(BatchNorm, Errors) {
   const Tensor x = randn({4, 6}, 1);
-  EXPECT_EQ(message_of<ShapeError>([&] {
-              batch_norm(randn({2, 3, 4}, 1));
-            }),
-            "[batch_norm] x must have shape [R, C] with C >= 1 but has [2, 3, 4]");
+  EXPECT_EQ(message_of<ShapeError>([&] { batch_norm(randn({6}, 1)); }),
+            "[batch_norm] x must have shape [R, C] or [N, C, ...] of up to 5 dimensions, all but the first at least 1, "
+            "but has [6]");
   EXPECT_EQ(message_of<ShapeError>([&] { batch_norm(x, ones({5})); }),
             "[batch_norm] gamma must have shape [C]=[6] but has [5]");
   EXPECT_EQ(message_of<DtypeError>([&] { batch_norm(cast(x, Dtype::f16), {}, {}, zeros({6}, Dtype::f16), ones({6})); }),
@@ -357,6 +357,219 @@ TEST(BatchNorm, Module) {
       y, batch_norm(x, norm.weight, norm.bias, norm.running_mean, norm.running_var, {.mode = BatchNormMode::eval})));
   nn::train(norm);
   EXPECT_FALSE(bitwise_equal(norm(x), y));
+}
+
+// --- planes ----------------------------------------------------------------------------------------------------------
+
+// [N, C, ...] as rows of channels, and back.
+Tensor as_rows(const Tensor& x) {
+  const std::int64_t planes = x.size(0) > 0 ? x.numel() / x.size(0) / x.size(1) : 1;
+  const Tensor flat = x.reshape({x.size(0), x.size(1), planes});
+  return clone(flat.transpose(1, 2)).reshape({x.size(0) * planes, x.size(1)});
+}
+Tensor channels_last(const Tensor& x) { return clone(x.permute({0, 2, 3, 1})).permute({0, 3, 1, 2}); }
+
+class BatchNormPlanesOn : public test::DeviceTest {};
+
+// Everything, running statistics included, against the rows in f64.
+TEST_P(BatchNormPlanesOn, EqualTheRowsOfTheSameData) {
+  const Shape shapes[] = {{2, 3, 4, 4}, {1, 5, 1, 2}, {2, 4, 1, 1}, {9, 2, 7, 9}, {4, 3, 28, 28}, {2, 2, 47, 49}};
+  for (const Shape& shape : shapes)
+    for (const bool last : {false, true})
+      for (const double mean : {3.0, 1e6}) {
+        SCOPED_TRACE(shape.str() + (last ? " channels last " : " ") + std::to_string(mean));
+        const std::int64_t channels = shape[1];
+        const Tensor plain = around(mean, 1, shape, 1, Dtype::f32), dy = randn(shape, 2);
+        const Tensor gamma = around(1, 0.5, {channels}, 3, Dtype::f32), beta = randn({channels}, 4);
+        const auto run = [&](const Tensor& x, const Tensor& gradient, Device on, Dtype dtype) {
+          const auto there = [&](const Tensor& t) { return cast(to(t, on), dtype); };
+          const Tensor leaf = set_requires_grad(x.alias()), g = set_requires_grad(there(gamma)),
+                       b = set_requires_grad(there(beta)), old_mean = there(full({channels}, mean + 1)),
+                       old_var = there(full({channels}, 2));
+          const Tensor y = batch_norm(leaf, g, b, old_mean, old_var, {.momentum = 0.3});
+          backward(y, gradient);
+          return std::vector<Tensor>{y, grad(leaf), grad(g), grad(b), old_mean, old_var};
+        };
+        Tensor x = here(plain);
+        if (last) x = channels_last(x);
+        const std::vector<Tensor> got = run(x, here(dy), device(), Dtype::f32);
+        const std::vector<Tensor> want =
+            run(cast(as_rows(plain), Dtype::f64), cast(as_rows(dy), Dtype::f64), {}, Dtype::f64);
+        const auto values_of = [&](std::size_t i) {
+          const Tensor t = clone(test::back(got[i]));
+          return values(i < 2 ? as_rows(t) : t);
+        };
+        const double step = rounding(Dtype::f32);
+        // Sums of up to a few thousand terms, errors random. Of two values nothing but rounding is left of dx.
+        EXPECT_LE(relative_error(values_of(0), values(want[0])), 32 * step);
+        if (plain.numel() / channels > 2) { EXPECT_LE(relative_error(values_of(1), values(want[1])), 128 * step); }
+        for (const std::size_t i : {2, 3, 5}) EXPECT_LE(relative_error(values_of(i), values(want[i])), 128 * step) << i;
+        EXPECT_LE(relative_error(values_of(4), values(want[4])), 4 * step);
+        EXPECT_EQ(got[4].version(), 1u);
+      }
+}
+
+TEST_P(BatchNormPlanesOn, ChannelsLastStays) {
+  const Tensor x = set_requires_grad(channels_last(here(randn({2, 3, 4, 5}, 1))));
+  for (const BatchNormMode mode : kModes) {
+    const Tensor y = batch_norm(x, {}, {}, here(zeros({3})), here(ones({3})), {.mode = mode});
+    EXPECT_EQ(y.shape(), x.shape());
+    EXPECT_EQ(y.strides(), x.strides());
+    for (const bool dy_last : {false, true}) {  // dy lies as it likes
+      zero_grad(x);
+      const Tensor dy = here(randn({2, 3, 4, 5}, 2));
+      backward(batch_norm(x, {}, {}, here(zeros({3})), here(ones({3})), {.mode = mode}),
+               dy_last ? channels_last(dy) : dy);
+      EXPECT_EQ(grad(x).strides(), x.strides()) << dy_last;
+    }
+  }
+}
+
+TEST_P(BatchNormPlanesOn, ConstantChannelsGiveBeta) {
+  for (const std::int64_t side : {3, 4, 50})
+    for (const double value : {0.0, 3.7e5, -1.1e30}) {
+      const Tensor mean = here(zeros({3})), var = here(ones({3})), beta = randn({3}, 2);
+      const Tensor y = test::back(batch_norm(here(full({2, 3, side, side}, value)), here(randn({3}, 1)), here(beta),
+                                             mean, var, {.momentum = 1.0}));
+      for (std::int64_t c = 0; c < 3; ++c)
+        for (const double v : values(clone(y.slice(1, c, c + 1))))
+          ASSERT_EQ(v, values(beta)[static_cast<std::size_t>(c)]);
+      EXPECT_EQ(values(test::back(mean)), values(full({3}, value)));
+      EXPECT_EQ(values(test::back(var)), std::vector<double>(3, 0.0));
+    }
+}
+
+TEST_P(BatchNormPlanesOn, NonFiniteStaysInItsChannel) {
+  for (const std::int64_t side : {5, 8, 52})
+    for (const BatchNormMode mode : kModes)
+      for (const float bad : {INFINITY, std::nanf("")}) {
+        const Tensor x = randn({2, 4, side, side}, 1);
+        x.data<float>()[5 * side * side + side] = bad;  // sample 1, channel 1
+        const Tensor leaf = set_requires_grad(here(x));
+        const Tensor y = batch_norm(leaf, {}, {}, here(zeros({4})), here(ones({4})), {.mode = mode});
+        backward(y, here(ones({2, 4, side, side})));
+        const Tensor on_cpu = test::back(y.alias()), dx = test::back(grad(leaf));
+        for (std::int64_t c = 0; c < 4; ++c) {
+          const bool train = mode == BatchNormMode::train;
+          int odd = 0;
+          for (const double v : values(clone(on_cpu.slice(1, c, c + 1)))) odd += std::isfinite(v) ? 0 : 1;
+          EXPECT_EQ(odd, c != 1 ? 0 : train ? 2 * side * side : 1) << c;
+          for (const double v : values(clone(dx.slice(1, c, c + 1))))
+            ASSERT_EQ(std::isfinite(v), c != 1 || !train) << c;
+        }
+      }
+}
+
+// Off every vector's grid, over its own input, and onto gradients that are there.
+TEST_P(BatchNormPlanesOn, MisalignedInPlaceAndAdding) {
+  for (const Shape& shape : {Shape{3, 2, 28, 28}, Shape{2, 2, 68, 64}, Shape{5, 3, 3, 3}}) {
+    const std::int64_t count = shape.numel(), channels = shape[1], spatial = shape[2] * shape[3];
+    const auto shifted = [&](const Tensor& x) {
+      const Tensor view = here(zeros({count + 1})).slice(0, 1, count + 1).reshape(shape);
+      copy_(view, here(x));
+      return view;
+    };
+    const auto vector = [&](std::int64_t n) { return here(zeros({n})); };
+    const Tensor x = randn(shape, 1), dy = randn(shape, 2), gamma = here(randn({channels}, 3));
+    const auto run = [&](const Tensor& in_x, const Tensor& y, const Tensor& in_dy, const Tensor& dx, bool twice) {
+      const Tensor mean = vector(channels), rstd = vector(channels), dgamma = vector(channels),
+                   dbeta = vector(channels),
+                   partials = vector(kernels::batch_norm_nchw_partials(shape[0], channels, spatial));
+      const Tensor kept = clone(in_x);
+      kernels::batch_norm_nchw_forward(
+          device(),
+          {Dtype::f32, BatchNormMode::train, shape[0], channels, spatial, 1e-5, 0.1, in_x.raw_data(), gamma.raw_data(),
+           nullptr, y.raw_data(), nullptr, nullptr, mean.raw_data(), rstd.raw_data(), partials.raw_data()});
+      kernels::BatchNormNchwBackward args{Dtype::f32,
+                                          BatchNormMode::train,
+                                          shape[0],
+                                          channels,
+                                          spatial,
+                                          kept.raw_data(),
+                                          gamma.raw_data(),
+                                          in_dy.raw_data(),
+                                          mean.raw_data(),
+                                          rstd.raw_data(),
+                                          nullptr,
+                                          dgamma.raw_data(),
+                                          dbeta.raw_data(),
+                                          Accumulate::overwrite,
+                                          Accumulate::overwrite,
+                                          partials.raw_data()};
+      if (twice) {
+        kernels::batch_norm_nchw_backward(device(), args);
+        args.dgamma_mode = args.dbeta_mode = Accumulate::add;
+      }
+      args.dx = dx.raw_data();
+      kernels::batch_norm_nchw_backward(device(), args);
+      return std::vector<Tensor>{test::back(clone(y)), test::back(clone(dx)), test::back(dgamma), test::back(dbeta)};
+    };
+    const std::vector<Tensor> want = run(here(x), here(zeros(shape)), here(dy), here(zeros(shape)), false);
+    const Tensor x_over = here(x), dy_over = here(dy);
+    const std::vector<Tensor> over = run(x_over, x_over, dy_over, dy_over, true);
+    EXPECT_TRUE(bitwise_equal(over[0], want[0]));
+    EXPECT_TRUE(bitwise_equal(over[1], want[1]));
+    for (const std::size_t i : {2, 3}) EXPECT_TRUE(bitwise_equal(over[i], want[i] + want[i])) << i;
+    const std::vector<Tensor> off = run(shifted(x), shifted(zeros(shape)), shifted(dy), shifted(zeros(shape)), false);
+    for (std::size_t i = 0; i < off.size(); ++i)  // single elements are added in another order
+      EXPECT_LE(relative_error(values(off[i]), values(want[i])), 64 * rounding(Dtype::f32)) << i;
+  }
+}
+
+WEFT_DEVICE_SUITE(BatchNormPlanesOn);
+
+TEST(BatchNorm, OneValuePerChannelIsRefusedBeforeAnythingChanges) {
+  const Tensor mean = full({3}, 3), var = full({3}, 2);
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              batch_norm(randn({1, 3, 1, 1}, 1), {}, {}, mean, var);
+            }),
+            "[batch_norm] training needs at least 2 values per channel but the input has shape [1, 3, 1, 1]: use a "
+            "larger batch, or eval mode");
+  EXPECT_EQ(values(mean), std::vector<double>(3, 3.0));
+  EXPECT_EQ(values(var), std::vector<double>(3, 2.0));
+  EXPECT_NO_THROW(batch_norm(randn({1, 3, 1, 2}, 1), {}, {}, mean, var));
+}
+
+TEST(BatchNorm, PlanesAreBitwiseEqualForAnyThreadCount) {
+  // Channels that fit the cache, and larger ones, whose chunks are worked on in the order of memory.
+  for (const Shape& shape : {Shape{8, 20, 28, 28}, Shape{40, 2, 50, 51}}) {
+    std::vector<Tensor> expected;
+    for (int threads : {1, 2, 7}) {
+      const test::Threads guard(threads);
+      const Tensor x = set_requires_grad(randn(shape, 1)), gamma = set_requires_grad(randn({shape[1]}, 2));
+      const Tensor beta = set_requires_grad(randn({shape[1]}, 3)), mean = zeros({shape[1]}), var = ones({shape[1]});
+      const Tensor y = batch_norm(x, gamma, beta, mean, var);
+      backward(y, randn(shape, 4));
+      const std::vector<Tensor> got = {y, grad(x), grad(gamma), grad(beta), mean, var};
+      if (threads == 1) expected = got;
+      for (std::size_t i = 0; i < got.size(); ++i)
+        EXPECT_TRUE(bitwise_equal(got[i], expected[i])) << threads << " " << i;
+    }
+  }
+}
+
+TEST(BatchNorm, Modules2dAnd1d) {
+  nn::BatchNorm2d norm{6};
+  EXPECT_TRUE(nn::uses_batch_statistics(norm));
+  ASSERT_EQ(nn::state_dict(norm).size(), 4u);
+  EXPECT_EQ(nn::parameters(norm).size(), 2u);
+  EXPECT_EQ(norm.eps, 1e-5);
+  EXPECT_EQ(norm.momentum, 0.1);
+  const Tensor x = randn({3, 6, 4, 4}, 1), mean = zeros({6}), var = ones({6});
+  EXPECT_TRUE(bitwise_equal(norm(x), batch_norm(x, norm.weight, norm.bias, mean, var)));
+  EXPECT_TRUE(bitwise_equal(norm.running_var, var));
+  nn::eval(norm);
+  norm(x);
+  EXPECT_TRUE(bitwise_equal(norm.running_mean, mean));
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              norm(randn({3, 6}, 1));
+            }),
+            "[batch_norm] BatchNorm2d takes x of shape [N, C, H, W] but x has [3, 6]");
+  EXPECT_EQ(message_of<ShapeError>([] { nn::BatchNorm2d(0); }), "[batch_norm] needs at least one channel but has 0");
+  nn::BatchNorm1d flat{6};
+  EXPECT_EQ(flat(randn({3, 6, 4}, 1)).shape(), (Shape{3, 6, 4}));
+  EXPECT_EQ(message_of<ShapeError>([&] { flat(x); }),
+            "[batch_norm] BatchNorm1d takes x of shape [N, C] or [N, C, L] but x has [3, 6, 4, 4]");
 }
 
 }  // namespace

@@ -28,6 +28,12 @@ self_test() {
   rm tests/adamw_test.cpp
   expect 1 "kernels/adamw.h has no tests/adamw_test.cpp"
   put tests/adamw_test.cpp 'x'
+  put kernels/relu_nchw_backward.cu 'x'
+  put kernels/relu_nchw.cpp 'x'
+  expect 0 passed
+  put kernels/tanh_nchw.cpp 'x'
+  expect 1 "kernels/tanh_nchw.cpp has no kernels/tanh.h"
+  rm kernels/tanh_nchw.cpp kernels/relu_nchw.cpp kernels/relu_nchw_backward.cu
   rm kernels/relu.h
   put kernels/relu.cu 'x'
   expect 1 "kernels/relu.cu has no kernels/relu.h"
@@ -49,6 +55,7 @@ for source in kernels/*.cpp kernels/*.cu; do
   stem=${stem%.*}
   stem=${stem%_ladder}
   [[ -f kernels/$stem.h ]] || stem=${stem%_backward}
+  [[ -f kernels/$stem.h ]] || stem=${stem%_nchw} # the same op on planes that lie side by side
   [[ -f kernels/$stem.h ]] || finding "$source has no kernels/$stem.h"
 done
 for stem in "${!not_an_op[@]}" "${!tested_in[@]}"; do
