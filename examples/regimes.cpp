@@ -330,7 +330,10 @@ int run(int argc, char** argv) {
   if (!folder.moved_to().empty())
     progress.print(fmt::format("an earlier run was moved to {}", folder.moved_to().string()));
 
-  train::Summary summary{.example = options.example, .command = options.command, .device = options.device.str()};
+  train::Summary summary;
+  summary.example = options.example;
+  summary.command = options.command;
+  summary.device = options.device.str();
   summary.seed = options.seed;
   summary.threads = options.threads;
   summary.config = options.config;

@@ -78,7 +78,7 @@ OpCase select_case() {
     return [dim](const Extents& e, double bytes) {
       const double moved = static_cast<double>(e[1] * e[2]) * 2 * bytes + static_cast<double>(e[1]) * 8;
       return Workload{
-          .inputs = {normal(dim == 0 ? Shape{e[0], e[2]} : Shape{e[2] / 16, e[0], 16}), integers({e[1]}, 0, e[0])},
+          .inputs = {normal(dim == 0 ? Shape{e[0], e[2]} : Shape{e[2] / 32, e[0], 32}), integers({e[1]}, 0, e[0])},
           .call = [dim](const Tensors& x) { return index_select(x[0], dim, x[1]); },
           .forward = {.bytes = moved}};
     };

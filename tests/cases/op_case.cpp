@@ -47,7 +47,8 @@ Tensors make_inputs(const std::vector<Input>& inputs, Dtype dtype, std::uint64_t
   tensors.reserve(inputs.size());
   for (std::size_t n = 0; n < inputs.size(); ++n) {
     const Input& input = inputs[n];
-    Philox random(seed, RandomUse::user, static_cast<std::uint32_t>(n));
+    // Streams that randn() does not draw from: what gradients are projected on must not be the input itself.
+    Philox random(seed, RandomUse::user, static_cast<std::uint32_t>(n + 1000));
     std::vector<double> values(static_cast<std::size_t>(input.shape.numel()));
     for (std::size_t i = 0; i < values.size(); ++i) switch (input.fill) {
         case Input::Fill::normal: values[i] = input.a + input.b * random.normal(); break;
