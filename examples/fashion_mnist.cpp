@@ -18,10 +18,12 @@ using namespace weft;
 namespace {
 
 /// Adds a normalisation of `features` numbers per sample. BatchNorm uses the mean and variance of each feature over the
-/// batch, LayerNorm those of each sample over its features: only the latter does not care how a batch was cut.
+/// batch, LayerNorm those of each sample over its features, GroupNorm those of each sample over each of 16 groups of
+/// features: only the first cares how a batch was cut.
 void push_norm(nn::Sequential& model, const std::string& norm, std::int64_t features) {
   if (norm == "batch") model.push(nn::BatchNorm1d{features});
   if (norm == "layer") model.push(nn::LayerNorm{features});
+  if (norm == "group") model.push(nn::GroupNorm{16, features});
 }
 
 /// 784 pixels -> 512 -> 256 -> 10 classes.
@@ -42,7 +44,7 @@ int run(int argc, char** argv) {
   // 1. What was asked for. The common options (--batch-size, --epochs, --lr, ...) come with the command line.
   std::string norm = "auto";
   train::CommandLine line("fashion_mnist", "trains an MLP on Fashion-MNIST and writes a report");
-  line.choice("--norm", norm, {"auto", "batch", "layer", "none"}, "normalisation of the hidden layers");
+  line.choice("--norm", norm, {"auto", "batch", "layer", "group", "none"}, "normalisation of the hidden layers");
   train::Options options = line.parse(argc, argv);
 
   // 2. The data, and the plan: which samples each update sees.

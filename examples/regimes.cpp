@@ -271,18 +271,22 @@ std::string picture_script(const std::vector<Regime>& regimes) {
                                           : 0;
   for (double b = 1; unit > 0 && b < 0.97 * all; b *= 1.1)
     script += fmt::format("{} {}\n", b, unit / b * (all - b) / (all - 1));
-  script += "EOD\nset multiplot layout 2,2\nset logscale xy\nset format '10^{{%T}}'\nset key top right samplen 1.5\n";
-  script = script.replace(script.find("10^{{%T}}"), 9, "%.0e");
+  // Below a ten-millionth nothing but the full batch goes, and only rounding stops it.
+  script +=
+      "EOD\nset multiplot layout 2,2\nset logscale xy\nset format y '%.0e'\nset key bottom left samplen 1.5\n"
+      "set yrange [1e-7:]\n";
   const std::vector<std::string> axes{"samples seen", "updates", "seconds of training"};
   for (std::size_t axis = 0; axis < axes.size(); ++axis) {
-    script += fmt::format("set xlabel '{}'\nset ylabel 'loss above the floor'\nplot ", axes[axis]);
+    script += fmt::format("set xlabel '{}'\nset format x '{}'\nset ylabel 'loss above the floor'\nplot ", axes[axis],
+                          axis < 2 ? "%.0s%c" : "%.0e");
     for (std::size_t r = 0; r < regimes.size(); ++r)
       script += fmt::format("{}$r{} using {}:4 with lines lw 2 lc rgb '{}' title 'batch {}'", r > 0 ? ", " : "", r,
                             axis + 1, colours[r % colours.size()], regimes[r].name);
     script += "\n";
   }
   return script +
-         "set xlabel 'samples per update'\nset ylabel 'noise of the gradient, |g_B - g|² / |g|²'\n"
+         "set xlabel 'samples per update'\nset format x '%.0f'\nset yrange [*:*]\nset ylabel 'noise of the gradient, "
+         "|g_B - g|² / |g|²'\n"
          "plot $predicted using 1:2 with lines lw 2 lc rgb '#808081' title 'predicted', "
          "$noise using 1:2 with points pt 7 ps 0.8 lc rgb '#d62728' title 'measured'\nunset multiplot\n";
 }

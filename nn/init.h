@@ -50,6 +50,7 @@ void xavier_uniform_(const Tensor& weight, double gain = 1);
 void xavier_normal_(const Tensor& weight, double gain = 1);
 
 enum class FanMode : std::uint8_t { fan_in, fan_out };
+/// What kaiming_uniform_ and kaiming_normal_ take.
 struct KaimingOptions {
   double a = 0;                    // negative slope of leaky_relu
   FanMode mode = FanMode::fan_in;  // keeps the variance of activations; fan_out: of gradients

@@ -4,8 +4,8 @@
 set -euo pipefail
 export LC_ALL=C
 
-if (($# != 1)) || [[ ! -x $1/fashion_mnist ]]; then
-  printf 'usage: examples_test.sh FOLDER (which holds the program fashion_mnist)\n' >&2
+if (($# != 1)) || [[ ! -x $1/fashion_mnist || ! -x $1/regimes ]]; then
+  printf 'usage: examples_test.sh FOLDER (which holds the programs fashion_mnist and regimes)\n' >&2
   exit 2
 fi
 program=$(readlink -f -- "$1")/fashion_mnist
@@ -69,7 +69,7 @@ refuses 2 "--warmup must be 0 with --schedule constant but is 3" --warmup 3
 refuses 2 "but is 100" --schedule cosine --warmup 100
 refuses 2 "needs a checkpoint" --resume
 refuses 2 "needs a checkpoint" --eval runs/a
-refuses 2 "--norm must be auto, batch, layer or none but is 'group'" --norm group
+refuses 2 "--norm must be auto, batch, layer, group or none but is 'instance'" --norm instance
 refuses 2 "--bn-accumulation micro" --norm batch --accumulate 2
 refuses 2 "at least 2 samples" --norm batch --batch-size 1
 refuses 2 "--drop-last" --norm batch --batch-size 101
@@ -146,7 +146,7 @@ trains --out 'runs/a folder with ü' --max-updates 1
 # The CUDA kernels, emulated, train like the cpu: the same first five losses. SGD, because AdamW divides noise by noise where
 # a gradient is zero in exact arithmetic (a bias in front of BatchNorm).
 losses() { sed -n 's/.*"event":"update".*"loss":\([-0-9.e+]*\),.*/\1/p' "$1/metrics.jsonl" | head -n 5; }
-norms=(none batch layer)
+norms=(none batch layer group)
 [[ -z ${WEFT_SHORT:-} || -n ${WEFT_FULL:-} ]] || norms=(none)
 for norm in "${norms[@]}"; do
   for device in cpu simt; do
@@ -163,6 +163,34 @@ grep -q '"eval_samples": 20' runs/simt-none/summary.json || fail "evaluation tak
 # Without gnuplot the report has its tables.
 env PATH=/nowhere "$program" --data-dir data --out runs/plain --max-updates 2 >stdout 2>stderr || fail "a run without gnuplot"
 grep -q "gnuplot was not found" runs/plain/report.html || fail "the report says why it has no curves"
+
+# ---- regimes ---------------------------------------------------------------------------------------------------------
+fashion_mnist=$program
+program=$(dirname "$program")/regimes
+compares() { "$program" "$@" >stdout 2>stderr || fail "status $?: $*"; }
+# column NAME: its values in the summary, one line a regime.
+column() { sed -n "s/^ *\"$1\": \([-0-9.e+]*\),\{0,1\}$/\1/p" "$2"; }
+compares --out runs/r1 --epochs 5 --threads 1
+compares --out runs/r2 --epochs 5 --threads 2
+[[ -n $(hash runs/r1) && $(hash runs/r1) == "$(hash runs/r2)" ]] || fail "the weights depend on the threads"
+[[ $(column excess_loss runs/r1/summary.json | wc -l) == 4 ]] || fail "a result for each of four batch sizes"
+column excess_loss runs/r1/summary.json | awk '{ e[NR] = $1 } END { exit !(e[4] < e[1] && e[4] < 1e-3) }' ||
+  fail "the full batch reaches the floor, single samples at a constant rate do not"
+paste <(column gradient_noise runs/r1/summary.json) <(column predicted_noise runs/r1/summary.json) |
+  awk 'NR <= 3 && !($1 > $2 / 2 && $1 < 2 * $2) { exit 1 } NR == 4 && !($1 < 1e-9) { exit 1 }' ||
+  fail "the noise of the gradient is (sigma^2 / B)(N - B)/(N - 1), and none for the full batch"
+[[ -s runs/r1/regimes.svg && -s runs/r1/report.html ]] || fail "a picture and a report"
+compares --out runs/r3 --json --batches 100,full --epochs 2
+[[ $(head -c 2 stdout) == '{'* && $(<stdout) == "$(<runs/r3/summary.json)" ]] || fail "stdout is the summary"
+compares --out runs/r4 --device simt --batches 32,full
+grep -q '"updates": 20' runs/r4/summary.json || fail "20 updates of each regime on simt"
+for wrong in "--batches 0" "--batches 1,,2" "--batches 1001" "--batches many" "--max-lr 0" "--batch-size 3"; do
+  status=0
+  # shellcheck disable=SC2086 # two words
+  "$program" --out runs/refused $wrong >stdout 2>stderr || status=$?
+  [[ $status == 2 && $(wc -l <stderr) == 1 && ! -e runs/refused ]] || fail "refuses $wrong"
+done
+program=$fashion_mnist
 
 # A stopped run ends in good order.
 "$program" --data-dir data --out runs/stopped --epochs 100000 >stdout 2>stderr &

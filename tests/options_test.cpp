@@ -188,6 +188,17 @@ TEST_F(OptionsTest, AnExampleMayChangeDefaults) {
   EXPECT_EQ(options.epochs, 100);
 }
 
+TEST_F(OptionsTest, AnExampleMayDecideCommonOptionsItself) {
+  CommandLine line("test", "for tests");
+  line.without({"--batch-size"});
+  EXPECT_EQ(test::message_of<OptionError>([&] {
+              line.parse(std::vector<std::string>{"--batch-size", "3"});
+            }).substr(0, 30),
+            "unknown option '--batch-size';");
+  const Options options = line.parse(std::vector<std::string>{"--epochs", "2"});
+  for (const Setting& setting : options.config) EXPECT_NE(setting.name, "batch_size");
+}
+
 TEST(RunExample, TurnsExceptionsIntoExitStatus) {
   ::testing::internal::CaptureStderr();
   EXPECT_EQ(run_example([] { return 7; }), 7);
