@@ -382,7 +382,7 @@ TEST_P(BatchNormPlanesOn, EqualTheRowsOfTheSameData) {
         const Tensor plain = around(mean, 1, shape, 1, Dtype::f32), dy = randn(shape, 2);
         const Tensor gamma = around(1, 0.5, {channels}, 3, Dtype::f32), beta = randn({channels}, 4);
         const auto run = [&](const Tensor& x, const Tensor& gradient, Device on, Dtype dtype) {
-          const auto there = [&](const Tensor& t) { return cast(to(t, on), dtype); };
+          const auto there = [&](const Tensor& t) { return cast(to(t.alias(), on), dtype); };
           const Tensor leaf = set_requires_grad(x.alias()), g = set_requires_grad(there(gamma)),
                        b = set_requires_grad(there(beta)), old_mean = there(full({channels}, mean + 1)),
                        old_var = there(full({channels}, 2));
@@ -405,12 +405,16 @@ TEST_P(BatchNormPlanesOn, EqualTheRowsOfTheSameData) {
         if (plain.numel() / channels > 2) { EXPECT_LE(relative_error(values_of(1), values(want[1])), 128 * step); }
         for (const std::size_t i : {2, 3, 5}) EXPECT_LE(relative_error(values_of(i), values(want[i])), 128 * step) << i;
         EXPECT_LE(relative_error(values_of(4), values(want[4])), 4 * step);
-        EXPECT_EQ(got[4].version(), 1u);
       }
 }
 
 TEST_P(BatchNormPlanesOn, ChannelsLastStays) {
   const Tensor x = set_requires_grad(channels_last(here(randn({2, 3, 4, 5}, 1))));
+  Strides dx;  // as it comes; a leaf keeps a dense copy
+  add_grad_hook(x, [&](const Tensor& gradient) {
+    dx = gradient.strides();
+    return gradient;
+  });
   for (const BatchNormMode mode : kModes) {
     const Tensor y = batch_norm(x, {}, {}, here(zeros({3})), here(ones({3})), {.mode = mode});
     EXPECT_EQ(y.shape(), x.shape());
@@ -420,7 +424,7 @@ TEST_P(BatchNormPlanesOn, ChannelsLastStays) {
       const Tensor dy = here(randn({2, 3, 4, 5}, 2));
       backward(batch_norm(x, {}, {}, here(zeros({3})), here(ones({3})), {.mode = mode}),
                dy_last ? channels_last(dy) : dy);
-      EXPECT_EQ(grad(x).strides(), x.strides()) << dy_last;
+      EXPECT_EQ(dx, x.strides()) << dy_last;
     }
   }
 }
@@ -505,7 +509,7 @@ TEST_P(BatchNormPlanesOn, MisalignedInPlaceAndAdding) {
       return std::vector<Tensor>{test::back(clone(y)), test::back(clone(dx)), test::back(dgamma), test::back(dbeta)};
     };
     const std::vector<Tensor> want = run(here(x), here(zeros(shape)), here(dy), here(zeros(shape)), false);
-    const Tensor x_over = here(x), dy_over = here(dy);
+    const Tensor x_over = here(clone(x)), dy_over = here(clone(dy));
     const std::vector<Tensor> over = run(x_over, x_over, dy_over, dy_over, true);
     EXPECT_TRUE(bitwise_equal(over[0], want[0]));
     EXPECT_TRUE(bitwise_equal(over[1], want[1]));
