@@ -287,15 +287,16 @@ std::string picture_script(const std::vector<Regime>& regimes) {
     script += fmt::format("{} {}\n", b, unit / b * (all - b) / (all - 1));
   // Below a ten-millionth nothing but the full batch goes, and only rounding stops it.
   script +=
-      "EOD\nset multiplot layout 2,2\nset logscale xy\nset format y '%.0e'\nset key outside top left horizontal Left reverse samplen 1.6 width 1\n"
+      "EOD\nset multiplot layout 2,2\nset logscale xy\nset format y '%.0e'\n"
+      "set key outside top left horizontal Left reverse samplen 1.6 width 1\n"
       "set yrange [1e-7:]\n";
   const std::vector<std::string> axes{"samples seen", "updates", "seconds of training"};
   for (std::size_t axis = 0; axis < axes.size(); ++axis) {
     script += fmt::format("set xlabel '{}'\nset format x '{}'\nset ylabel 'loss above the floor'\nplot ", axes[axis],
                           axis < 2 ? "%.0s%c" : "%.0e");
     for (std::size_t r = 0; r < regimes.size(); ++r)
-      script += fmt::format("{}$r{} using {}:4 with lines lw 2 lc rgb '{}' title 'batch {}'", r > 0 ? ", " : "", r,
-                            axis + 1, colours[r % colours.size()], regimes[r].name);
+      script += fmt::format("{}$r{} using {}:4 with lines lw 2 lc rgb '{}' dt {} title 'batch {}'", r > 0 ? ", " : "",
+                            r, axis + 1, colours[r % colours.size()], 1 + r / colours.size(), regimes[r].name);
     script += "\n";
   }
   return script +
