@@ -332,8 +332,9 @@ int run(int argc, char** argv) {
   line.options.lr = 0.01;
   line.text("--batches", batches, "N,...", "samples of one update in each regime; full is all of them");
   line.choice("--scaling", scaling, {"linear", "sqrt", "none"}, "how the rate grows from --lr, that of a batch of 1");
-  // A step of gradient descent diverges beyond 2 / λ, λ the largest curvature (here about 2.5: the full batch converges at 0.80, not at 0.81), whatever the batch: from the
-  // batch size on where the rate would pass that, larger batches cannot be made up for by larger steps.
+  // Gradient descent diverges beyond the rate 2 / λ, λ the largest curvature, about 2.5 here (the full batch converges at 0.80,
+  // not at 0.81). Small batches diverge earlier. From the batch size on where scaling would pass that rate, larger batches
+  // cannot be made up for by larger steps.
   line.text("--max-lr", most, "X", "the largest rate that scaling leads to");
   train::Options options = line.parse(argc, argv);
   std::vector<Regime> regimes = parse(batches);
