@@ -2,7 +2,7 @@
 //
 //   ./run regimes                                   30 epochs of each
 //   ./run regimes --batches 8,16,32,64 --scaling none --lr 0.1
-//   ./run regimes --scaling none --lr 0.001         a small rate: single samples end lower, and later
+//   ./run regimes --max-lr 10                       without the limit: batches of 256 and more diverge
 //
 // 1000 samples of 20 features, y = X w + noise. The floor of the loss is known (least squares), so that what is drawn is what a
 // training still has to learn: loss - floor = ||X (w - w_best)||² / N. Every regime starts from the same weights and sees the
@@ -10,8 +10,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstdint>
+#include <cstdio>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,6 +31,7 @@ using Clock = std::chrono::steady_clock;
 using Vector = std::vector<double>;
 constexpr std::int64_t kSamples = 1000, kFeatures = 20;
 constexpr double kNoise = 0.5;
+constexpr double kDiverged = 1e12;  // a loss far above any start, and far below where f32 overflows
 
 double squared(const Vector& v) { return std::inner_product(v.begin(), v.end(), v.begin(), 0.0); }
 
@@ -117,8 +121,10 @@ struct Regime {
   };
   std::vector<Point> curve = {};
   double noise = 0, predicted_noise = 0;  // E||g_B - g||² / ||g||² at the start
+  double noise_scale = 0;  // σ² / ||g||² there: the batch size whose noise is as large as its gradient
   std::int64_t samples = 0;
-  std::optional<std::int64_t> until_percent = {};  // updates until the excess is 1 % of its start
+  std::optional<std::int64_t> until_percent = {};  // updates until a look finds the excess at 1 % of its start
+  std::optional<std::int64_t> diverged_at = {};    // the update after which training was given up
 };
 
 std::vector<Regime> parse(const std::string& batches) {
@@ -167,6 +173,7 @@ class Comparison {
     const auto [mean, spread] = problem_.gradients(weights_of(model.weight));
     // Samples are drawn without replacement: the full batch has no noise.
     const double all = kSamples, drawn = static_cast<double>(regime.batch);
+    regime.noise_scale = spread / squared(mean);
     regime.predicted_noise = spread / drawn * (all - drawn) / (all - 1) / squared(mean);
     double distance = 0, batches = 0;
     for (data::Update& update : data::Loader(dataset_, loader_options(regime, options_)).epoch(0)) {
@@ -200,7 +207,8 @@ class Comparison {
     look();
     const std::int64_t limit = options_.max_updates.value_or(options_.epochs * loader.updates_per_epoch());
     auto start = Clock::now();
-    for (std::int64_t epoch = 0; epoch < options_.epochs && updates < limit; ++epoch)
+    bool last = false;
+    for (std::int64_t epoch = 0; epoch < options_.epochs && !last; ++epoch)
       for (data::Update& update : loader.epoch(epoch)) {
         for (const data::MicroBatch& micro : update) {
           auto scope = micro.scope();
@@ -209,15 +217,18 @@ class Comparison {
         sgd.step(update.window());
         ++updates;
         regime.samples += update.samples();
-        seconds += std::chrono::duration<double>(Clock::now() - start).count();  // looking is not training
-        if (!regime.until_percent && problem_.excess(weights_of(model.weight)) <= start_excess / 100)
-          regime.until_percent = updates;
-        const bool last = updates == limit || updates == options_.epochs * loader.updates_per_epoch();
-        if (updates == next || last) {
+        const bool logged = updates % options_.log_every == 0;
+        // Reading a loss on a GPU waits for it; elsewhere it costs nothing.
+        if ((logged || options_.device.kind != DeviceKind::cuda) && !(update.window().mean_loss() < kDiverged))
+          regime.diverged_at = updates;
+        last = updates == limit || updates == options_.epochs * loader.updates_per_epoch() || regime.diverged_at ||
+               train::StopSignal::received() != 0;
+        if (updates == next || last) {  // looking costs time that is not the training's
+          seconds += std::chrono::duration<double>(Clock::now() - start).count();
           look();
           next = std::max(updates + 1, updates * 23 / 20);
         }
-        if (updates % options_.log_every == 0)
+        if (logged)
           metrics_.append(
               fmt::format("{{\"event\":\"update\",\"regime\":\"{}\",\"update\":{},\"epoch\":{},\"samples\":{},"
                           "\"loss\":{},\"lr\":{}}}\n",
@@ -249,7 +260,8 @@ class Comparison {
 
 /// Excess loss against samples, updates and seconds, and the gradient's noise against the batch size.
 std::string picture_script(const std::vector<Regime>& regimes) {
-  const std::vector<std::string> colours{"#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f"};
+  // Readable on white and on the dark page; the first two are colours that the style sheet adapts.
+  const std::vector<std::string> colours{"#1f77b5", "#d62728", "#2ca02c", "#a371d9", "#b5785f", "#d65aae", "#7f7f7f"};
   std::string script =
       "set encoding utf8\nset terminal svg noenhanced size 940,700 font 'sans-serif,12' background rgb 'white'\n"
       "set border 3 linecolor rgb '#808081'\nset tics nomirror scale 0.4\nset grid linecolor rgb '#808082' dashtype "
@@ -274,7 +286,8 @@ std::string picture_script(const std::vector<Regime>& regimes) {
     script += fmt::format("{} {}\n", b, unit / b * (all - b) / (all - 1));
   // Below a ten-millionth nothing but the full batch goes, and only rounding stops it.
   script +=
-      "EOD\nset multiplot layout 2,2\nset logscale xy\nset format y '%.0e'\nset key samplen 1.5\n"
+      "EOD\nset multiplot layout 2,2\nset logscale xy\nset format y '%.0e'\n"
+      "set key outside top left horizontal Left reverse samplen 1.6 width 1\n"
       "set yrange [1e-7:]\n";
   const std::vector<std::string> axes{"samples seen", "updates", "seconds of training"};
   for (std::size_t axis = 0; axis < axes.size(); ++axis) {
@@ -282,12 +295,12 @@ std::string picture_script(const std::vector<Regime>& regimes) {
         fmt::format("set xlabel '{}'\nset format x '{}'\nset key bottom {}\nset ylabel 'loss above the floor'\nplot ",
                     axes[axis], axis < 2 ? "%.0s%c" : "%.0e", axis == 0 ? "left" : "right");
     for (std::size_t r = 0; r < regimes.size(); ++r)
-      script += fmt::format("{}$r{} using {}:4 with lines lw 2 lc rgb '{}' title 'batch {}'", r > 0 ? ", " : "", r,
-                            axis + 1, colours[r % colours.size()], regimes[r].name);
+      script += fmt::format("{}$r{} using {}:4 with lines lw 2 lc rgb '{}' dt {} title 'batch {}'", r > 0 ? ", " : "",
+                            r, axis + 1, colours[r % colours.size()], 1 + r / colours.size(), regimes[r].name);
     script += "\n";
   }
   return script +
-         "set xlabel 'samples per update'\nset format x '%.0f'\nset key bottom left\nset yrange [*:*]\nset ylabel "
+         "set xlabel 'samples per update'\nset format x '%.0f'\nset yrange [*:*]\nset ylabel "
          "'noise of the gradient, "
          "|g_B - g|² / |g|²'\n"
          "plot $predicted using 1:2 with lines lw 2 lc rgb '#808081' title 'predicted', "
@@ -299,10 +312,13 @@ std::string table(const std::vector<Regime>& regimes) {
                                  "samples", "seconds", "samples/s", "until 1 %", "excess", "noise", "predicted");
   for (const Regime& r : regimes) {
     const Regime::Point& end = r.curve.back();
-    text += fmt::format(
-        "{:>8}{:>9.4g}{:>9}{:>9}{:>10.4f}{:>12}{:>13}{:>12.3g}{:>12.3g}{:>12.3g}\n", r.name, r.lr, end.updates,
-        end.samples, end.seconds, train::short_number(static_cast<double>(end.samples) / std::max(end.seconds, 1e-9)),
-        r.until_percent ? std::to_string(*r.until_percent) : "never", end.excess, r.noise, r.predicted_noise);
+    text += fmt::format("{:>8}{:>9.4g}{:>9}{:>9}{:>10.4f}{:>12}{:>13}{:>12.3g}{:>12.3g}{:>12.3g}\n", r.name, r.lr,
+                        end.updates, end.samples, end.seconds,
+                        train::short_number(static_cast<double>(end.samples) / std::max(end.seconds, 1e-9)),
+                        r.diverged_at     ? "diverged"
+                        : r.until_percent ? std::to_string(*r.until_percent)
+                                          : "never",
+                        end.excess, r.noise, r.predicted_noise);
   }
   return text;
 }
@@ -316,8 +332,9 @@ int run(int argc, char** argv) {
   line.options.lr = 0.01;
   line.text("--batches", batches, "N,...", "samples of one update in each regime; full is all of them");
   line.choice("--scaling", scaling, {"linear", "sqrt", "none"}, "how the rate grows from --lr, that of a batch of 1");
-  // A step of gradient descent diverges beyond 2 / λ, λ the largest curvature (here about 2.6), whatever the batch: from the
-  // batch size on where the rate would pass that, larger batches cannot be made up for by larger steps.
+  // Gradient descent diverges beyond the rate 2 / λ, λ the largest curvature, about 2.5 here (the full batch converges at 0.80,
+  // not at 0.81). Small batches diverge earlier. From the batch size on where scaling would pass that rate, larger batches
+  // cannot be made up for by larger steps.
   line.text("--max-lr", most, "X", "the largest rate that scaling leads to");
   train::Options options = line.parse(argc, argv);
   std::vector<Regime> regimes = parse(batches);
@@ -349,26 +366,39 @@ int run(int argc, char** argv) {
   summary.train_samples = kSamples;
   const Comparison comparison(options, problem, metrics);
   double seconds = 0;
-  for (Regime& r : regimes) {
-    comparison.measure_noise(r);
-    const Vector weights = comparison.train(r);
-    const Tensor final_weights = Tensor::from_vector(weights, {kFeatures});
-    summary.parameters_hash = train::hash_tensors({{"weight." + r.name, final_weights}}, summary.parameters_hash);
-    const Regime::Point& end = r.curve.back();
-    summary.updates += end.updates;
-    summary.samples += end.samples;
-    seconds += end.seconds;
-    summary.train_loss = problem.floor + end.excess;
-    summary.results.push_back(
-        {{"batch", r.name},
-         {"lr", r.lr},
-         {"updates", end.updates},
-         {"samples", end.samples},
-         {"seconds", end.seconds},
-         {"updates_until_1_percent", r.until_percent ? train::Value(*r.until_percent) : train::Value()},
-         {"excess_loss", end.excess},
-         {"gradient_noise", r.noise},
-         {"predicted_noise", r.predicted_noise}});
+  {
+    const train::StopSignal signals;
+    for (Regime& r : regimes) {
+      comparison.measure_noise(r);
+      const Vector weights = comparison.train(r);
+      const Tensor final_weights = Tensor::from_vector(weights, {kFeatures});
+      summary.parameters_hash = train::hash_tensors({{"weight." + r.name, final_weights}}, summary.parameters_hash);
+      const Regime::Point& end = r.curve.back();
+      summary.updates += end.updates;
+      summary.samples += end.samples;
+      seconds += end.seconds;
+      summary.train_loss = problem.floor + end.excess;
+      summary.results.push_back(
+          {{"batch", r.name},
+           {"lr", r.lr},
+           {"updates", end.updates},
+           {"samples", end.samples},
+           {"seconds", end.seconds},
+           {"updates_until_1_percent", r.until_percent ? train::Value(*r.until_percent) : train::Value()},
+           {"excess_loss", end.excess},
+           {"gradient_noise", r.noise},
+           {"predicted_noise", r.predicted_noise},
+           {"noise_scale", r.noise_scale}});
+      if (r.diverged_at)
+        summary.notes.push_back(
+            fmt::format("batch {} diverged: its loss was beyond {:g} at update {} with the learning rate {:g}", r.name,
+                        kDiverged, *r.diverged_at, r.lr));
+      if (const int signal = train::StopSignal::received()) {
+        summary.stopped_by = signal == SIGTERM ? "SIGTERM" : "SIGINT";
+        regimes.resize(summary.results.size());  // those that were begun
+        break;
+      }
+    }
   }
   summary.samples_per_s = static_cast<double>(summary.samples) / std::max(seconds, 1e-9);
   summary.peak_bytes = cpu_memory_stats().peak_bytes;
@@ -377,7 +407,10 @@ int run(int argc, char** argv) {
   summary.variants = train::variants();
   summary.variants_hash = train::hash_text(summary.variants);
   const auto svg = train::gnuplot_svg(picture_script(regimes), "regimes", "Loss and gradient noise of each batch size");
-  if (svg) folder.write("regimes.svg", *svg);
+  if (svg) {  // a file of its own must name its namespace, a part of a page need not
+    std::string file = *svg;
+    folder.write("regimes.svg", file.replace(0, 4, "<svg xmlns=\"http://www.w3.org/2000/svg\""));
+  }
   summary.wall_s = std::chrono::duration<double>(Clock::now() - start).count();
   folder.write("summary.json", train::to_json(summary));
   train::Report report{
@@ -391,13 +424,15 @@ int run(int argc, char** argv) {
          "The same curves against samples, updates and seconds. Noise: E|g_B - g|²/|g|² over the batches of an epoch "
          "at the initial weights, beside (σ²/B)(N - B)/(N - 1)/|g|²."});
   folder.write("report.html", train::render(report, summary, {}, {}));
-  const auto [mean, spread] = problem.gradients(Vector(kFeatures));
+  for (const std::string& note : summary.notes) progress.print("note: " + note);
   progress.print(table(regimes));
-  progress.print(fmt::format("floor of the loss {:.4f}; noise scale σ²/|g|² at w = 0: {:.1f} samples", problem.floor,
-                             spread / squared(mean)));
+  progress.print(
+      fmt::format("floor of the loss {:.4f}; noise scale σ²/|g|² at the initial weights: {:.1f} samples "
+                  "(McCandlish et al. 2018, arXiv:1812.06162)",
+                  problem.floor, regimes.front().noise_scale));
   progress.print(fmt::format("results in {}: report.html, regimes.svg, summary.json, metrics.jsonl", options.out));
   if (options.json) std::fputs(train::to_json(summary).c_str(), stdout);
-  return 0;
+  return train::exit_status(summary);
 }
 
 }  // namespace

@@ -184,6 +184,22 @@ compares --out runs/r3 --json --batches 100,full --epochs 2
 [[ $(head -c 2 stdout) == '{'* && $(<stdout) == "$(<runs/r3/summary.json)" ]] || fail "stdout is the summary"
 compares --out runs/r4 --device simt --batches 32,full
 grep -q '"updates": 20' runs/r4/summary.json || fail "20 updates of each regime on simt"
+# What diverges is a result beside the others, and no error.
+compares --out runs/r5 --max-lr 10 --batches 1,256,full --epochs 5
+grep -q "note: batch 256 diverged" stdout || fail "says which batch size diverged"
+[[ $(column gradient_noise runs/r5/summary.json | wc -l) == 3 && ! -s stderr ]] || fail "the others are compared all the same"
+grep -q 'xmlns="http://www.w3.org/2000/svg"' runs/r1/regimes.svg || fail "a picture that can stand alone"
+"$program" --out runs/r6 --batches 1,full --epochs 1000000 --log-every 1000000000 >stdout 2>stderr &
+pid=$!
+for ((i = 0; i < 300; ++i)); do
+  [[ ! -s runs/r6/metrics.jsonl ]] || break
+  sleep 0.1
+done
+kill -TERM "$pid" || true
+status=0
+wait "$pid" || status=$?
+[[ $status == 143 ]] || fail "status $status instead of 143 after SIGTERM"
+grep -q '"stopped_by": "SIGTERM"' runs/r6/summary.json || fail "the summary says what stopped the comparison"
 for wrong in "--batches 0" "--batches 1,,2" "--batches 1001" "--batches many" "--max-lr 0" "--batch-size 3"; do
   status=0
   # shellcheck disable=SC2086 # two words

@@ -219,6 +219,23 @@ TEST(Report, ARunWithNothingToShow) {
   EXPECT_EQ(count(html, "<img "), 0u);
 }
 
+TEST(Report, FiguresAndResultsOfARunWithoutEpochs) {
+  Summary summary;
+  summary.results = {{{"batch <b>", std::string("1")}, {"excess", 0.123456}, {"until", std::int64_t{7}}},
+                     {{"batch <b>", std::string("full")}, {"excess", kNaN}, {"until", {}}}};
+  Report report;
+  report.figures = {{.title = "A & B", .svg = "<svg class=\"chart\"></svg>", .caption = "x < y"}};
+  const std::string html = render(report, summary, {}, {});
+  EXPECT_EQ(unbalanced(html), "");
+  EXPECT_EQ(count(html, "<svg class=\"chart\"></svg>"), 1u);
+  EXPECT_NE(html.find("<h2>A &amp; B</h2>"), std::string::npos);
+  EXPECT_NE(html.find("x &lt; y"), std::string::npos);
+  EXPECT_NE(html.find("<th>batch &lt;b&gt;</th><th>excess</th><th>until</th>"), std::string::npos);
+  EXPECT_NE(html.find("<td>1</td><td>0.1235</td><td>7</td>"), std::string::npos);
+  EXPECT_NE(html.find("<td>full</td><td>–</td><td>–</td>"), std::string::npos) << "not finite, and none";
+  EXPECT_EQ(html.find("<h2>Epochs</h2>"), std::string::npos) << "no table of epochs without any";
+}
+
 TEST(Report, RefusesImagesThatDoNotFit) {
   Fake fake(3);
   fake.report.images = Tensor::from_vector(std::vector<std::uint8_t>(5 * 4, 128), {5, 2, 2});

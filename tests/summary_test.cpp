@@ -46,5 +46,18 @@ TEST(SummaryJson, NumbersRoundTrip) {
   EXPECT_EQ(json["config"]["seed"], 18446744073709551615u);
 }
 
+TEST(SummaryJson, ResultsAreOneObjectPerRow) {
+  Summary summary;
+  EXPECT_FALSE(Json::parse(to_json(summary)).contains("results")) << "only of examples that have some";
+  summary.results = {
+      {{"batch", std::string("1")}, {"loss", 0.1 + 0.2}, {"reached", std::int64_t{7}}},
+      {{"batch", std::string("full")}, {"loss", std::numeric_limits<double>::infinity()}, {"reached", {}}}};
+  const Json json = Json::parse(to_json(summary));
+  ASSERT_EQ(json["results"].size(), 2u);
+  EXPECT_EQ(json["results"][0], Json::parse(R"({"batch": "1", "loss": 0.30000000000000004, "reached": 7})"));
+  EXPECT_EQ(json["results"][1], Json::parse(R"({"batch": "full", "loss": null, "reached": null})"));
+  EXPECT_EQ(json["notes"], Json::parse(R"(["loss is infinite"])"));
+}
+
 }  // namespace
 }  // namespace weft::train

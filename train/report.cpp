@@ -176,7 +176,7 @@ std::string results(const Summary& s) {
       const double* number = std::get_if<double>(&cell.value);
       html +=
           "<td>" +
-          escape_html(number != nullptr ? fmt::format("{:.4g}", *number)
+          escape_html(number != nullptr ? (std::isfinite(*number) ? fmt::format("{:.4g}", *number) : "–")
                                         : std::visit([](const auto& value) { return text_of(value); }, cell.value)) +
           "</td>";
     }
