@@ -198,6 +198,7 @@ class Comparison {
     const auto look = [&] {
       const double excess = problem_.excess(weights_of(model.weight));
       if (updates == 0) start_excess = excess;
+      if (!regime.until_percent && excess <= start_excess / 100) regime.until_percent = updates;
       regime.curve.push_back({updates, regime.samples, seconds, excess});
       metrics_.append(fmt::format(
           "{{\"event\":\"eval\",\"regime\":\"{}\",\"update\":{},\"samples\":{},\"seconds\":{},"
@@ -227,6 +228,7 @@ class Comparison {
           seconds += std::chrono::duration<double>(Clock::now() - start).count();
           look();
           next = std::max(updates + 1, updates * 23 / 20);
+          start = Clock::now();
         }
         if (logged)
           metrics_.append(
@@ -234,7 +236,6 @@ class Comparison {
                           "\"loss\":{},\"lr\":{}}}\n",
                           regime.name, updates, epoch, regime.samples, loss_of(update), regime.lr));
         if (last) break;
-        start = Clock::now();
       }
     return weights_of(model.weight);
   }
@@ -291,9 +292,8 @@ std::string picture_script(const std::vector<Regime>& regimes) {
       "set yrange [1e-7:]\n";
   const std::vector<std::string> axes{"samples seen", "updates", "seconds of training"};
   for (std::size_t axis = 0; axis < axes.size(); ++axis) {
-    script +=
-        fmt::format("set xlabel '{}'\nset format x '{}'\nset key bottom {}\nset ylabel 'loss above the floor'\nplot ",
-                    axes[axis], axis < 2 ? "%.0s%c" : "%.0e", axis == 0 ? "left" : "right");
+    script += fmt::format("set xlabel '{}'\nset format x '{}'\nset ylabel 'loss above the floor'\nplot ", axes[axis],
+                          axis < 2 ? "%.0s%c" : "%.0e");
     for (std::size_t r = 0; r < regimes.size(); ++r)
       script += fmt::format("{}$r{} using {}:4 with lines lw 2 lc rgb '{}' dt {} title 'batch {}'", r > 0 ? ", " : "",
                             r, axis + 1, colours[r % colours.size()], 1 + r / colours.size(), regimes[r].name);
