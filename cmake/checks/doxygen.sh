@@ -11,6 +11,7 @@ self_test() {
   mkdir -p docs tensor autograd nn optim data train
   cp "$own/docs/Doxyfile" "$own/docs/doxygen_filter.awk" docs/
   put README.md '# small'
+  put CONTRIBUTING.md '# how'
   put docs/api.dox '/// \namespace small' '/// A name.'
   put tensor/a.h '#pragma once' 'namespace small {' '/// Adds.' 'int add(int a, int b);' 'int add(int a, int b, int c);' \
     '/// A pair.' 'struct Pair {' '  int a;  // the first' '  int b;' '};' '}  // namespace small'

@@ -515,7 +515,7 @@ test_ci() {
   expect 0 bash "$ci/.ci/run"
   tail -n 2 "$out" >"$sandbox/tail"
   [[ $(cat "$sandbox/tail") == $'100% tests passed, 0 tests failed out of 1\n16 passed, 0 failed, 1 skipped' ]] || fail "the last lines are wrong"
-  out_has "part dev: 0 s of 1200 s budget: 100% tests passed"
+  out_has "part dev: 0 s of 1500 s budget: 100% tests passed"
   part_gives tidy 77
   expect 0 bash "$ci/.ci/run"
   out_has "15 passed, 0 failed, 2 skipped"
@@ -533,7 +533,7 @@ test_ci() {
   all_well
   part_gives tsan 1 'the compiler is unhappy'
   expect 1 bash "$ci/.ci/run"
-  out_has "part tsan: 0 s of 840 s budget: no closing line of ctest"
+  out_has "part tsan: 0 s of 360 s budget: no closing line of ctest"
   out_has "15 passed, 1 failed, 1 skipped"
   part_gives tsan 0 'nothing at all'
   expect 1 bash "$ci/.ci/run"
