@@ -26,8 +26,8 @@ Tensor layer_norm(const Tensor& x, const Tensor& gamma = {}, const Tensor& beta 
 Tensor layer_norm_composite(const Tensor& x, const Tensor& gamma = {}, const Tensor& beta = {}, double eps = 1e-5);
 
 namespace detail {
-Tensor layer_norm_over(const Tensor& x, const Shape& normalized, const Tensor& gamma, const Tensor& beta, double eps);
-Tensor layer_norm_composite_over(const Tensor& x, const Shape& normalized, const Tensor& gamma, const Tensor& beta,
+Tensor layer_norm_over(const Tensor& x, const Shape& asked, const Tensor& gamma, const Tensor& beta, double eps);
+Tensor layer_norm_composite_over(const Tensor& x, const Shape& asked, const Tensor& gamma, const Tensor& beta,
                                  double eps);
 }  // namespace detail
 

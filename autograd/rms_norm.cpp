@@ -104,11 +104,12 @@ Tensor detail::rms_norm_over(const Tensor& x, const Shape& asked, const Tensor& 
   return y;
 }
 
-Tensor rms_norm_composite(const Tensor& x, const Shape& asked, const Tensor& gamma, std::optional<double> eps_) {
-  const auto [normalized, eps] = check(x, asked, gamma, eps_);
+Tensor rms_norm_composite(const Tensor& x, const Shape& normalized_shape, const Tensor& gamma,
+                          std::optional<double> eps) {
+  const auto [normalized, epsilon] = check(x, normalized_shape, gamma, eps);
   const std::int64_t channels = normalized.numel();
   const Tensor rows = reshape(x, {x.numel() / channels, channels});
-  Tensor y = rows * rsqrt(mean(rows * rows, -1, KeepDim::yes) + scalar(eps, x.dtype(), x.device()));
+  Tensor y = rows * rsqrt(mean(rows * rows, -1, KeepDim::yes) + scalar(epsilon, x.dtype(), x.device()));
   if (gamma.defined()) y = y * reshape(gamma, {channels});
   return reshape(y, x.shape());
 }

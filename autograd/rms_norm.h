@@ -24,7 +24,7 @@ namespace weft {
 Tensor rms_norm(const Tensor& x, const Tensor& gamma = {}, std::optional<double> eps = {});
 
 namespace detail {
-Tensor rms_norm_over(const Tensor& x, const Shape& normalized, const Tensor& gamma, std::optional<double> eps);
+Tensor rms_norm_over(const Tensor& x, const Shape& asked, const Tensor& gamma, std::optional<double> eps_);
 }
 
 /// The same over all trailing axes that `normalized_shape` names: rms_norm(x, Shape{H, W}, gamma).

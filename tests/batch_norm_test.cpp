@@ -469,7 +469,7 @@ TEST_P(BatchNormPlanesOn, MisalignedInPlaceAndAdding) {
   for (const Shape& shape : {Shape{3, 2, 28, 28}, Shape{2, 2, 68, 64}, Shape{5, 3, 3, 3}}) {
     const std::int64_t count = shape.numel(), channels = shape[1], spatial = shape[2] * shape[3];
     const auto shifted = [&](const Tensor& x) {
-      const Tensor view = here(zeros({count + 1})).slice(0, 1, count + 1).reshape(shape);
+      Tensor view = here(zeros({count + 1})).slice(0, 1, count + 1).reshape(shape);
       copy_(view, here(x));
       return view;
     };

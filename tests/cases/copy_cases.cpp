@@ -189,7 +189,7 @@ OpCase writes_case() {
                       [=](const Tensors& x) {
                         Shape wide = shape;
                         wide[wide.rank() - 1] += 2;
-                        const Tensor y = Tensor::empty(wide, x[0].dtype(), x[0].device());
+                        Tensor y = Tensor::empty(wide, x[0].dtype(), x[0].device());
                         fill_(y, 2);
                         fill_(y.slice(-1, 0, 1), -3);
                         copy_(y.slice(-1, 1, shape.back() + 1), x[0]);

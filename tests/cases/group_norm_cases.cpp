@@ -15,7 +15,7 @@ struct Options {
 Sample sample(std::string name, Kind kind, const Shape& shape, std::int64_t groups, const Options& options = {}) {
   const std::int64_t channels = shape[1];
   const std::int64_t spatial = shape.numel() > 0 ? shape.numel() / shape[0] / channels : 1;
-  const auto terms = static_cast<double>(channels / groups * spatial);
+  const auto terms = static_cast<double>(channels * spatial) / static_cast<double>(groups);
   const auto per_channel = static_cast<double>(shape[0] * spatial);
   // Of a group without spread nothing but rounding is left of dx: 1 / sqrt(eps) times the difference of equal terms.
   const double scale = terms == 1 || options.spread == 0 ? 316 : 0;

@@ -8,7 +8,7 @@ namespace {
 
 Sample sample(std::string name, Kind kind, const Shape& shape, double mean, double spread, bool gamma, bool beta) {
   const std::int64_t channels = shape.back();
-  const auto rows = static_cast<double>(shape.numel() / channels);
+  const auto rows = static_cast<double>(shape.numel()) / static_cast<double>(channels);
   // Of a row without spread nothing but rounding is left of dx: 1 / sqrt(eps) times the difference of equal terms.
   const double scale = channels == 1 || spread == 0 ? 316 : 0;
   std::vector<Input> inputs{with_scale(normal(shape, mean, spread), scale)};

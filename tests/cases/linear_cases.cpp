@@ -9,7 +9,7 @@ namespace {
 Sample sample(std::string name, Kind kind, const Shape& x, std::int64_t out, bool bias,
               Activation activation = Activation::none) {
   const std::int64_t in = x.back();
-  const double rows = in == 0 ? 0 : static_cast<double>(x.numel() / in);
+  const double rows = in == 0 ? 0 : static_cast<double>(x.numel()) / static_cast<double>(in);
   std::vector<Input> inputs{with_terms(normal(x), static_cast<double>(out)), with_terms(normal({out, in}), rows)};
   if (bias) inputs.push_back(with_terms(normal({out}), rows));
   using Linear = Tensor (*)(const Tensor&, const Tensor&, const Tensor&, Activation);

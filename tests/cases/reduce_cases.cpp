@@ -39,7 +39,7 @@ using F = std::function<Tensor(const Tensor&)>;
 std::vector<Sample> samples(const std::function<Tensor(const Tensor&, const std::vector<int>&, KeepDim)>& op,
                             const F& of_middle, bool empty_result_only) {
   std::vector<Sample> all;
-  const auto add = [&](std::string name, Kind kind, const Shape& shape, std::vector<int> dims, KeepDim keep,
+  const auto add = [&](std::string name, Kind kind, const Shape& shape, const std::vector<int>& dims, KeepDim keep,
                        const F& to_middle, const Shape& result) {
     const auto elements = static_cast<double>(shape.numel());
     const double terms = result.numel() > 0 ? elements / static_cast<double>(result.numel()) : 1;

@@ -18,7 +18,7 @@ constexpr double kLargeEps = 0.5;
 Sample sample(std::string name, Kind kind, const Shape& shape, const Options& options = {}) {
   const Shape normalized = options.normalized.rank() > 0 ? options.normalized : Shape{shape.back()};
   const std::int64_t channels = normalized.numel();
-  const auto rows = static_cast<double>(shape.numel() / channels);
+  const auto rows = static_cast<double>(shape.numel()) / static_cast<double>(channels);
   // dx is a difference of terms rrms g. Of a row whose elements are all alike, or of one element, two equal ones.
   const double scale = channels == 1 || options.spread == 0 ? 1 : 0;
   std::vector<Input> inputs{with_scale(normal(shape, options.mean, options.spread), scale)};
