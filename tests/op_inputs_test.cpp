@@ -184,9 +184,9 @@ TEST_P(OpInputsOn, AnyNumberOfChannels) {
     for (const auto& [name, call] : calls) {
       SCOPED_TRACE(fmt::format("{}, C={}", name, channels));
       const Tensor x = cast(randn({5, channels}, 7, Dtype::f64) + 3.0, Dtype::f32);
-      const auto run = [&](const Tensor& input) {
+      const auto run = [&, &f = call](const Tensor& input) {  // a lambda of C++20 captures no binding by default
         const Tensor leaf = set_requires_grad(input.alias());
-        const Tensor y = call(leaf);
+        const Tensor y = f(leaf);
         backward(y, to(cast(cast(randn(y.shape(), 8, Dtype::f64), Dtype::f32), y.dtype()), y.device()));
         return std::vector<Tensor>{back(y.alias()), back(grad(leaf))};
       };

@@ -150,7 +150,8 @@ std::size_t flat(const Position& at, const Shape& shape) {
 std::size_t broadcast(const Position& at, const Shape& full, const Shape& shape) {
   Position own;
   for (int d = 0; d < shape.rank(); ++d)
-    own.push_back(shape[d] == 1 ? 0 : at[static_cast<std::size_t>(full.rank() - shape.rank() + d)]);
+    own.push_back(
+        shape[d] == 1 ? 0 : at[static_cast<std::size_t>(full.rank() - shape.rank()) + static_cast<std::size_t>(d)]);
   return flat(own, shape);
 }
 

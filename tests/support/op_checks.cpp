@@ -228,13 +228,13 @@ Tensor every_second(const Tensor& x) {
   Shape wide = x.shape();
   wide[wide.rank() - 1] *= 2;
   const Tensor padded = full(wide, 7, x.dtype(), x.device());
-  const Tensor view = padded.slice(-1, 0, wide.back(), 2);
+  Tensor view = padded.slice(-1, 0, wide.back(), 2);
   copy_(view, x);
   return view;
 }
 Tensor shifted(const Tensor& x) {  // off every vector's grid
   const Tensor padded = full({x.numel() + 1}, 7, x.dtype(), x.device());
-  const Tensor view = padded.slice(0, 1, x.numel() + 1).reshape(x.shape());
+  Tensor view = padded.slice(0, 1, x.numel() + 1).reshape(x.shape());
   copy_(view, x);
   return view;
 }
