@@ -68,6 +68,14 @@ if grep -q 'DWEFT_CUDA ' "$build/compile_commands.json"; then
   libraries+=("${runtime:-/usr/local/cuda/lib64/libcudart_static.a}" -ldl -lrt)
 fi
 
+# first_failure own|case LOG: one line: the name of the first test that failed; for a case, which check of which sample.
+first_failure() {
+  awk -v test="$1" '
+    test == "case" && check == "" && /op_checks\.cpp:[0-9]+: .* on simt: / { check = $0; sub(/^.*op_checks\.cpp:[0-9]+: /, "", check) }
+    name == "" && /^\[  FAILED  \] / { name = $0; sub(/^\[  FAILED  \] (Devices\/|Operations\/)?/, "", name); sub(/[^A-Za-z0-9_.\/].*/, "", name) }
+    END { print check != "" ? check : name }' "$2"
+}
+
 # try_mutant PATCH RESULT: writes "caught|how" or "survived|..." or "broken|why" to RESULT.
 try_mutant() {
   local patch=$1 result=$2 stem name folder command log file status=0
@@ -120,10 +128,7 @@ try_mutant() {
     (cd "$root" && timeout 300 "$folder/test" --gtest_filter="$filter" --gtest_brief=1 --gtest_fail_fast) >"$log" 2>&1 || status=$?
     ((status)) || continue
     how=caught
-    first=$(sed -n 's/^\[  FAILED  \] \(Devices\/\|Operations\/\)\{0,1\}\([A-Za-z0-9_.\/]*\).*/\2/p' "$log" | head -n 1)
-    if [[ $test == case ]]; then # which check of which sample
-      first=$(sed -n 's/^.*op_checks.cpp:[0-9]*: \(.*\)$/\1/p' "$log" | grep -m 1 ' on simt: ' || printf '%s' "$first")
-    fi
+    first=$(first_failure "$test" "$log")
     ((status != 124)) || first='it does not end'
     break
   done
