@@ -39,9 +39,14 @@ struct DeliveryOptions {
 struct LoaderOptions {
   Regime batch = MiniBatch{};
   std::int64_t accumulate = 1;
+  std::int64_t micro_samples = 0;
   bool drop_last = false;
   Order order = Order::shuffled;
   std::uint64_t seed = 0;
+  std::int64_t rank = 0;
+  std::int64_t ranks = 1;
+  std::vector<double> weights = {};
+  Curriculum curriculum = {};
   Device device = {};
   std::int64_t workers = 0;
   std::int64_t prefetch = 0;
@@ -49,7 +54,16 @@ struct LoaderOptions {
   std::int64_t skip_quota = 16;
 
   PlanOptions plan() const {
-    return {.batch = batch, .accumulate = accumulate, .drop_last = drop_last, .order = order, .seed = seed};
+    return {.batch = batch,
+            .accumulate = accumulate,
+            .micro_samples = micro_samples,
+            .drop_last = drop_last,
+            .order = order,
+            .seed = seed,
+            .rank = rank,
+            .ranks = ranks,
+            .weights = weights,
+            .curriculum = curriculum};
   }
   DeliveryOptions delivery() const {
     return {.device = device, .workers = workers, .prefetch = prefetch, .on_error = on_error, .skip_quota = skip_quota};
