@@ -183,6 +183,11 @@ void Workers::serve() {
     slot.result = std::move(made);
     slot.made = true;
     if (number == walk->taken) ready_.notify_all();
+    if (walk->closed) {  // this may be the last to hold what was made for it: gives its memory back, not under the lock
+      lock.unlock();
+      walk.reset();
+      lock.lock();
+    }
   }
 }
 

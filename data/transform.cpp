@@ -165,11 +165,11 @@ void show(const S* from, std::int64_t height, std::int64_t width, const Window& 
   }
 }
 
-/// Where between which two pixels of the window each pixel of the result lies.
+/// Between which two of a window's pixels each pixel of the result lies, and where.
 struct Taps {
-  std::vector<std::int64_t> low, high;
+  std::vector<std::int32_t> low, high;
   std::vector<float> share;  // of high
-  void set(std::int64_t first, std::int64_t extent, std::int64_t count, bool mirrored) {
+  void set(std::int64_t extent, std::int64_t count, bool mirrored) {
     low.resize(at(count));
     high.resize(at(count));
     share.resize(at(count));
@@ -178,28 +178,39 @@ struct Taps {
       const double place = std::max(0.0, (static_cast<double>(i) + 0.5) * step - 0.5);
       const auto whole = std::min(static_cast<std::int64_t>(place), extent - 1);
       const std::size_t slot = at(mirrored ? count - 1 - i : i);
-      low[slot] = first + whole;
-      high[slot] = first + std::min(whole + 1, extent - 1);
+      low[slot] = static_cast<std::int32_t>(whole);
+      high[slot] = static_cast<std::int32_t>(std::min(whole + 1, extent - 1));
       share[slot] = static_cast<float>(place - static_cast<double>(whole));
     }
   }
 };
 
-/// The window resized to height x width by bilinear interpolation.
+/// What resizing one image needs beside it, kept from image to image.
+struct Scratch {
+  Taps rows, columns;
+  std::vector<float> line;  // of the window, between two of its rows
+};
+
+/// The window resized by bilinear interpolation: between rows, where pixels lie in a row, then between columns.
 template <class S>
-void resize(const S* from, std::int64_t width, const Taps& rows, const Taps& columns, float* to, const Affine& affine) {
-  const std::size_t out_width = columns.low.size();
+void resize(const S* from, std::int64_t width, const Window& window, Scratch& scratch, float* to,
+            const Affine& affine) {
   const auto blend = [](float a, float b, float share) { return a + (b - a) * share; };
-  for (std::size_t y = 0; y < rows.low.size(); ++y, to += out_width) {
-    const S* low = from + rows.low[y] * width;
-    const S* high = from + rows.high[y] * width;
-    for (std::size_t x = 0; x < out_width; ++x) {
-      const std::int64_t a = columns.low[x], b = columns.high[x];
-      const float share = columns.share[x];
-      const float value = blend(blend(static_cast<float>(low[a]), static_cast<float>(low[b]), share),
-                                blend(static_cast<float>(high[a]), static_cast<float>(high[b]), share), rows.share[y]);
-      to[x] = (value - affine.mean) * affine.scale;
-    }
+  const std::int64_t out_width = std::ssize(scratch.columns.low);
+  const std::int32_t* left = scratch.columns.low.data();
+  const std::int32_t* right = scratch.columns.high.data();
+  const float* right_share = scratch.columns.share.data();
+  scratch.line.resize(at(window.width));
+  float* line = scratch.line.data();
+  from += window.top * width + window.left;
+  for (std::size_t y = 0; y < scratch.rows.low.size(); ++y, to += out_width) {
+    const S* low = from + scratch.rows.low[y] * width;
+    const S* high = from + scratch.rows.high[y] * width;
+    const float share = scratch.rows.share[y];
+    for (std::int64_t x = 0; x < window.width; ++x)
+      line[x] = blend(static_cast<float>(low[x]), static_cast<float>(high[x]), share);
+    for (std::int64_t x = 0; x < out_width; ++x)
+      to[x] = (blend(line[left[x]], line[right[x]], right_share[x]) - affine.mean) * affine.scale;
   }
 }
 
@@ -286,18 +297,18 @@ struct Pass {
     const S* from = x.data<S>();
     auto* to = y.data<float>();
     parallel_rows(rows, y.nbytes() / rows, [&](std::int64_t begin, std::int64_t end) {
-      Taps taps_y, taps_x;
+      Scratch scratch;
       for (std::int64_t row = begin; row < end; ++row) {
         const Window w = window(random, keys[at(row)], height, width);
         if (resized) {
-          taps_y.set(w.top, w.height, resized->height, false);
-          taps_x.set(w.left, w.width, resized->width, w.mirrored);
+          scratch.rows.set(w.height, resized->height, false);
+          scratch.columns.set(w.width, resized->width, w.mirrored);
         }
         for (std::int64_t c = 0; c < channels; ++c) {
           const S* source = from + (row * channels + c) * pixels;
           float* target = to + (row * channels + c) * out_pixels;
           if (resized)
-            resize(source, width, taps_y, taps_x, target, affine[at(c)]);
+            resize(source, width, w, scratch, target, affine[at(c)]);
           else
             show(source, height, width, w, target, affine[at(c)]);
         }

@@ -86,8 +86,8 @@ using ImageStep = std::variant<RandomCrop, RandomResizedCrop, RandomHorizontalFl
 /// Cost:     one pass for a run of steps with at most one window, one flip and one Normalize in any order: reads the bytes,
 ///           writes the floats. Another pass for each further run.
 /// Numerics: (x - mean) * (1 / deviation) in f32, two roundings, with 1/255 drawn into both: on bytes the same bits as
-///           FashionMnist's. Bilinear: pixel centres at half-integers, edges repeated, no smoothing before shrinking; columns
-///           first, then rows, in f32. Deterministic.
+///           FashionMnist's. Bilinear: pixel centres at half-integers, edges repeated, no smoothing before shrinking; between
+///           rows first, then between columns, in f32. Deterministic.
 /// Source:   names and random laws of torchvision.transforms.
 std::shared_ptr<const Transform> image_transform(std::vector<ImageStep> steps);
 
