@@ -179,7 +179,6 @@ void Workers::serve() {
     lock.unlock();
     Made made = make_(update, k);
     lock.lock();
-    if (made.error != nullptr) walk->ended = true;  // nobody will want what comes behind it
     slot.result = std::move(made);
     slot.made = true;
     if (number == walk->taken) ready_.notify_all();

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <functional>
 #include <future>
+#include <map>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -419,6 +420,34 @@ TEST(LoaderWorkers, BadSamplesAreLeftOutAndNoted) {
                             "sample {} (update {}): {}",
                             ledger[2].sample, ledger[2].update, ledger[2].reason));
     }
+  // What is left is changed as it is with them.
+  std::vector<float> noise(61 * 25);
+  for (std::size_t i = 0; i < noise.size(); ++i) noise[i] = static_cast<float>(i);
+  const TensorDataset images(Tensor::from_vector(noise, {61, 5, 5}), zeros({61}));
+  struct Holes final : Dataset {
+    Holes(TensorDataset rows, std::vector<std::int64_t> bad) : rows(std::move(rows)), bad(std::move(bad)) {}
+    std::int64_t size() const override { return rows.size(); }
+    std::string name() const override { return "holes"; }
+    std::uint64_t fingerprint() const override { return 0; }
+    Batch collate(std::span<const std::int64_t> ids) const override {
+      for (const std::int64_t id : ids)
+        require<IoError>(std::find(bad.begin(), bad.end(), id) == bad.end(), "holes", "no {}", id);
+      return rows.collate(ids);
+    }
+    TensorDataset rows;
+    std::vector<std::int64_t> bad;
+  };
+  LoaderOptions cropping = options(2);
+  cropping.on_error = OnError::skip;
+  cropping.transform = image_transform({RandomCrop{.height = 2, .width = 2}});
+  std::map<std::int64_t, std::vector<float>> windows;
+  for (const Seen& seen : walk(Loader{images, cropping}.epoch(0)))
+    for (std::int64_t row = 0; row < seen.ids.numel(); ++row)
+      windows[seen.ids[row].item<std::int64_t>()] = seen.input[row].to_vector<float>();
+  for (const Seen& seen : walk(Loader{Holes(images, bad), cropping}.epoch(0)))
+    for (std::int64_t row = 0; row < seen.ids.numel(); ++row)
+      EXPECT_EQ(windows[seen.ids[row].item<std::int64_t>()], seen.input[row].to_vector<float>());
+
   // A micro-batch without a good sample is an empty one.
   const Loader hollow{with_bad(4, {0, 1}),
                       {.batch = MiniBatch{2}, .order = Order::sequential, .on_error = OnError::skip}};
