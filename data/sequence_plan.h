@@ -128,9 +128,10 @@ struct SequenceCounts {
 ///           places"; and for options that exclude each other. ShapeError for an epoch or an index out of range.
 /// Cost:     12 bytes per piece (bucket: 16). pad answers in O(rows of the update). The others, and pad to a token budget, make an
 ///           index on an epoch's first use: all pieces once, in parallel; 8 bytes per window and, unless rows are counted, per
-///           update. tokens and pack then sort or pack the windows that an update lies in. The last few indices and windows
-///           are kept; any number of threads may ask. updates_before(e) needs the indices of all epochs before e once, where
-///           epochs differ in their number of updates (tokens and pad to a token budget, pack).
+///           update; tokens 4 bytes per piece. pack then packs the windows that an update lies in, the others answer in
+///           O(rows). The indices of three epochs and the last few windows are kept; any number of threads may ask.
+///           updates_before(e) needs the indices of all epochs before e once, where epochs differ in their number of updates
+///           (tokens and pad to a token budget, pack).
 class SequencePlan {
  public:
   explicit SequencePlan(std::span<const std::int64_t> lengths, const SequencePlanOptions& options = {});
