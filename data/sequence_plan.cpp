@@ -679,10 +679,11 @@ PlannedUpdate SequencePlan::update(std::int64_t epoch, std::int64_t index) const
   update.number = updates_before(epoch) + index + 1;
   update.epoch = epoch;
   update.index = index;
-  update.layout = state_->layout(state_->rows_of(epoch, index, update.first));
-  update.samples = static_cast<std::int64_t>(update.layout->pieces.size());
+  const Groups rows = state_->rows_of(epoch, index, update.first);
+  for (const std::int32_t item : rows.items) update.tokens += state_->length(item);
+  update.samples = static_cast<std::int64_t>(rows.items.size());
+  update.layout = state_->layout(rows);
   update.parts = static_cast<std::int64_t>(update.layout->parts.size());
-  update.tokens = update.layout->tokens();
   return update;
 }
 

@@ -120,8 +120,8 @@ struct SequenceCounts {
 ///   micro-batches in each and of rows in those, of the same width: where rows run out, rows of padding stand in.
 ///   FullBatch is one update, in the order of the data set. Sgd is MiniBatch{1}. A TokenBatch holds as many rows as their
 ///   number times their width allows, as one micro-batch; pack then has floor(tokens / length) rows.
-///   pad_to and pad_multiple widen micro-batches only. Of an update, `samples` counts pieces and `tokens` places without
-///   padding, both of this rank; `first` counts the pieces in the epoch's earlier updates, of all ranks.
+///   pad_to and pad_multiple widen micro-batches only. Of an update, `samples` counts pieces, `tokens` places without padding, and
+///   `first` the pieces in the epoch's earlier updates, all over all ranks; `layout` holds this rank's rows.
 /// Params:   lengths in [0, 2^31 - 2]; fewer than 2^31 pieces.
 /// Errors:   OptionError "[sequence_plan] sample 17 has 3000 tokens but a row has 2048 places: choose to truncate, split or drop
 ///           it"; "batch size 512 is larger than the 40 rows of an epoch"; "a batch of 256 tokens cannot hold a row of 512
