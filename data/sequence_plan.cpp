@@ -679,6 +679,8 @@ PlannedUpdate SequencePlan::update(std::int64_t epoch, std::int64_t index) const
   update.number = updates_before(epoch) + index + 1;
   update.epoch = epoch;
   update.index = index;
+  update.rank = state_->options.rank;
+  update.ranks = state_->options.ranks;
   const Groups rows = state_->rows_of(epoch, index, update.first);
   for (const std::int32_t item : rows.items) update.tokens += state_->length(item);
   update.samples = static_cast<std::int64_t>(rows.items.size());
