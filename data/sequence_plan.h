@@ -12,6 +12,10 @@
 
 namespace weft::data {
 
+namespace detail {
+struct SequenceRows;
+}  // namespace detail
+
 /// How rows are made, and which rows share an update.
 ///   pad:    a row is a piece, in the epoch's order.
 ///   bucket: pieces of like length meet: each boundary is a bucket of the lengths up to it, above the last one is one more
@@ -159,8 +163,7 @@ class SequencePlan {
   std::int64_t labels(std::int64_t length) const;
 
  private:
-  struct State;
-  std::shared_ptr<const State> state_;
+  std::shared_ptr<const detail::SequenceRows> rows_;
 };
 
 }  // namespace weft::data
