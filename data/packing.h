@@ -27,16 +27,15 @@ struct Packing {
 
 /// Packs items into as few rows as the packer manages. An item of length 0 gets no place and moves no other.
 ///   Of first_fit and best_fit: any two rows hold more than `capacity` together, so that rows < 2 sum/capacity + 1; of
-///   best_fit moreover 9 rows <= 11 OPT + 6. Of next_fit: a row and the first item of the next do.
+///   best_fit moreover rows <= 11/9 OPT + 4. Of next_fit: a row and the first item of the next do.
 /// Shapes:   lengths [N], each in [0, capacity] -> a row for each item. N < 2^31.
 /// Errors:   ShapeError "[pack] item 3 has length 10 but a row has room for 8: split, truncate or drop it first"; for a
 ///           negative length or a capacity below 1.
 /// Cost:     next_fit O(N); first_fit O(N log rows), by a tree of the largest room; best_fit O(N log L + L), L the capacity
 ///           (no more than the sum of lengths), by a counting sort and a set of rooms in words of 64 bits.
 /// Numerics: integers only; a pure function.
-/// Source:   Johnson 1973, "Near-optimal bin packing algorithms"; 11/9 OPT + 6/9: Dósa 2007, "The tight bound of first fit
-///           decreasing bin-packing algorithm is FFD(I) <= 11/9 OPT(I) + 6/9", for best-fit decreasing checked against brute
-///           force in tests/packing_test.cpp.
+/// Source:   Johnson, Demers, Ullman, Garey, Graham 1974, "Worst-case performance bounds for simple one-dimensional packing
+///           algorithms". (tests/packing_test.cpp holds best_fit against brute force with + 6/9 in place of + 4.)
 Packing pack(std::span<const std::int32_t> lengths, std::int32_t capacity, Packer packer = Packer::best_fit);
 
 }  // namespace weft::data

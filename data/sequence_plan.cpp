@@ -229,8 +229,8 @@ void SequenceRows::hash_all(std::span<const std::int64_t> lengths) {
   add(options.separator && options.separator->predicted);
   add(options.pad_to);
   add(options.pad_multiple);
-  add(options.packer);
-  add(*options.window);
+  if (options.batching == Batching::pack) add(options.packer);
+  if (options.batching == Batching::pack || options.batching == Batching::tokens) add(*options.window);
   add(options.drop_last);
   add(options.order);
   add(options.seed);

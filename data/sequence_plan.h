@@ -37,8 +37,8 @@ enum class PadTo : std::uint8_t { longest, length };
 
 /// What MiniBatch counts when rows are packed.
 ///   rows:    an update has n rows, and several times as many pieces (BiasReport says how many).
-///   samples: an update has the rows in which pieces [u n, (u + 1) n) begin (counted row by row), n pieces on average: as many
-///            updates per epoch as without packing, so that learning rate and schedule keep their meaning.
+///   samples: an update has the rows that begin with one of the pieces [u n, (u + 1) n) of the epoch, n pieces on average: as
+///            many updates as without packing, so that learning rate and schedule keep their meaning.
 enum class RowUnit : std::uint8_t { rows, samples };
 
 /// A token id of the vocabulary behind each sample, where its last row has room for it: it makes no sample overlong and opens
@@ -106,8 +106,8 @@ struct SequenceLayout {
 struct SequenceCounts {
   std::int64_t sequences = 0;  // samples of the data set
   std::int64_t tokens = 0;     // of the data set
-  std::int64_t longest = 0;
-  std::int64_t empty = 0;  // samples without a token: they get no place
+  std::int64_t longest = 0;    // piece, its separator included
+  std::int64_t empty = 0;      // samples without a token: they get no place
   std::int64_t pieces = 0;
   std::int64_t placed_tokens = 0;   // in every epoch that drops no update, separators included
   std::int64_t separators = 0;      // that got a place

@@ -15,6 +15,7 @@
 #include "autograd/cross_entropy.h"
 #include "autograd/factories.h"
 #include "autograd/index.h"
+#include "data/loader.h"
 #include "support/compare.h"
 #include "tensor/philox.h"
 
@@ -295,6 +296,41 @@ TEST(SequenceBatches, SequenceWeightsAreOneOverTheLabelsOfTheSample) {
       else
         ASSERT_EQ(sums.count(static_cast<std::int64_t>(s)), 0u);
   });
+}
+
+// ---- a loader over them ----------------------------------------------------------------------------------------------
+
+TEST(SequenceBatches, ALoaderHandsOutTheSameBitsForAnyWorkersAndPlaceToStart) {
+  Numbers lengths;
+  Philox random(8);
+  for (int i = 0; i < 300; ++i) lengths.push_back(below(random, 50));
+  for (const Batching batching : kBatchings) {
+    SequencePlanOptions options{.batching = batching, .batch = TokenBatch{300}, .length = 32, .window = 64, .seed = 2};
+    options.micro_tokens = 96;
+    const auto batches = std::make_shared<const SequenceBatches>(Made(lengths), options, LossMean::sequence);
+    for (const std::int64_t workers : {0, 1, 3}) {
+      const Loader loader(batches, {.workers = workers});
+      for (const std::int64_t first : {0, 5}) {
+        std::int64_t index = first;
+        for (Update& update : loader.epoch(1, first)) {
+          const PlannedUpdate planned = batches->update(1, index++);
+          ASSERT_EQ(update.number(), planned.number);
+          std::int64_t k = 0;
+          for (const MicroBatch& micro : update) {
+            const MicroBatch want = batches->collate(planned, k++);
+            ASSERT_TRUE(test::bitwise_equal(micro.input, want.input));
+            ASSERT_TRUE(test::bitwise_equal(micro.target, want.target));
+            ASSERT_TRUE(test::bitwise_equal(micro.weight, want.weight));
+            ASSERT_TRUE(test::bitwise_equal(micro.sample_ids, want.sample_ids));
+            ASSERT_TRUE(test::bitwise_equal(micro.positions, want.positions));
+            ASSERT_EQ(micro.segments.offsets(), want.segments.offsets());
+          }
+          ASSERT_EQ(k, planned.parts);
+        }
+        ASSERT_EQ(index, batches->updates_per_epoch(1));
+      }
+    }
+  }
 }
 
 // ---- ranks, identity, bad samples ------------------------------------------------------------------------------------

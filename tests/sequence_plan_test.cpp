@@ -372,6 +372,11 @@ TEST(SequencePlan, TheHashNamesWhatDecides) {
   std::swap(longer[0], longer[1]);
   hashes.insert(SequencePlan(longer, base).hash());
   EXPECT_EQ(hashes.size(), all.size() + 2);
+  // What has no part in padded rows does not keep a run from going on.
+  SequencePlanOptions padded = all[8], other = all[8];
+  other.packer = Packer::next_fit;
+  other.window = 2;
+  EXPECT_EQ(SequencePlan(lengths, padded).hash(), SequencePlan(lengths, other).hash());
 }
 
 // ---- S1, S2, B5: ranks -----------------------------------------------------------------------------------------------
