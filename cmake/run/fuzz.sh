@@ -35,7 +35,7 @@ run_fuzz() {
     esac
   done
   for format in "${formats[@]}"; do
-    fuzz_formats | grep -qxF "$format" || die 2 "no fuzz target is called '$format' (there are: $(fuzz_formats | tr '\n' ' '))"
+    fuzz_formats | grep -qxF "$format" || die 2 "no fuzz target is called '$format' (there are: $(fuzz_formats | paste -sd' '))"
   done
   ((${#formats[@]})) || mapfile -t formats < <(fuzz_formats)
   require_commands clang++
