@@ -35,6 +35,7 @@ ChronologicalParts chronological_parts(const RollingWindows& windows, double val
 ///   sliding    the last `train` windows before it that do not leak
 enum class WalkForward { expanding, sliding };
 
+/// Options of walk_forward().
 struct WalkForwardOptions {
   std::int64_t folds = 5;
   std::int64_t test = 0;  // windows that each fold tests with; 0: a part of 1 / (folds + 1) of all
@@ -48,6 +49,7 @@ struct WalkForwardOptions {
 ///          train on.
 std::vector<WindowSplit> walk_forward(const RollingWindows& windows, const WalkForwardOptions& options);
 
+/// Options of purged_kfold().
 struct PurgedKFoldOptions {
   std::int64_t folds = 5;
   std::int64_t embargo =
