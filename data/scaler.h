@@ -47,7 +47,7 @@ class Scaler {
   const std::vector<double>& scale() const { return scale_; }  // [columns], > 0
 
  private:
-  Tensor apply(const Tensor& x, bool back) const;
+  Tensor apply(const Tensor& series, bool back) const;
 
   std::vector<Interval> steps_;
   std::vector<double> shift_, scale_;
