@@ -1,5 +1,6 @@
 #include "data/loader.h"
 
+#include <chrono>
 #include <cmath>
 #include <iterator>
 #include <numeric>
@@ -15,6 +16,7 @@
 #include "data/fingerprint.h"
 #include "data/gather.h"
 #include "data/tensor_dataset.h"
+#include "support/batches.h"
 #include "support/compare.h"
 #include "support/threads.h"
 
@@ -22,44 +24,14 @@ namespace weft::data {
 namespace {
 
 using test::bitwise_equal;
+using test::counting;
+using test::expect_same;
 using test::message_of;
+using test::Seen;
+using test::walk;
 
 static_assert(std::input_iterator<Epoch::Iterator> && std::sentinel_for<std::default_sentinel_t, Epoch::Iterator>);
 static_assert(std::input_iterator<Update::Iterator> && std::sentinel_for<std::default_sentinel_t, Update::Iterator>);
-
-/// Sample i: input row [10 i, 10 i + 1, ...] of three f32, target 2 i + 1 as i64.
-TensorDataset counting(std::int64_t samples) {
-  std::vector<float> input(static_cast<std::size_t>(samples * 3));
-  std::vector<std::int64_t> target(static_cast<std::size_t>(samples));
-  for (std::size_t i = 0; i < target.size(); ++i) {
-    target[i] = static_cast<std::int64_t>(2 * i + 1);
-    for (std::size_t j = 0; j < 3; ++j) input[i * 3 + j] = static_cast<float>(10 * i + j);
-  }
-  return {Tensor::from_vector(input, {samples, 3}), Tensor::from_vector(target, {samples}), "counting"};
-}
-
-/// Everything that a run over these updates hands out.
-struct Seen {
-  std::int64_t update, micro;
-  Tensor input, target, ids;
-};
-std::vector<Seen> walk(Epoch epoch) {
-  std::vector<Seen> seen;
-  for (auto& update : epoch)
-    for (auto& micro : update)
-      seen.push_back({update.number(), micro.index, micro.input, micro.target, micro.sample_ids});
-  return seen;
-}
-void expect_same(const std::vector<Seen>& a, const std::vector<Seen>& b) {
-  ASSERT_EQ(a.size(), b.size());
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    EXPECT_EQ(a[i].update, b[i].update);
-    EXPECT_EQ(a[i].micro, b[i].micro);
-    EXPECT_TRUE(bitwise_equal(a[i].input, b[i].input)) << i;
-    EXPECT_TRUE(bitwise_equal(a[i].target, b[i].target)) << i;
-    EXPECT_TRUE(bitwise_equal(a[i].ids, b[i].ids)) << i;
-  }
-}
 
 TEST(Loader, HandsOutEverySampleOnceWithItsTarget) {
   const Loader loader{counting(103), {.batch = MiniBatch{20}, .accumulate = 3, .seed = 5}};
@@ -280,6 +252,58 @@ TEST(Loader, EveryStateLeadsBackToItsPlace) {
     state.update = update;
     EXPECT_NE(message_of<OptionError>([&] { loader.locate(state); }).find("the state is damaged"), std::string::npos);
   }
+}
+
+// R4: ranks and micro-batches may change where a run goes on; the updates are the same.
+TEST(Loader, AStateIsForAnyRanksAndAnySplit) {
+  const LoaderOptions base{.batch = MiniBatch{8}, .accumulate = 2, .seed = 9};
+  const Loader loader{counting(50), base};
+  const LoaderState state = loader.state(1, 4);
+  std::vector<std::int64_t> want, got;
+  for (const Seen& seen : walk(loader.epoch(1, 4)))
+    for (const std::int64_t id : seen.ids.to_vector<std::int64_t>()) want.push_back(id);
+  std::vector<std::vector<Seen>> ranks;
+  for (const std::int64_t rank : {0, 1, 2}) {
+    LoaderOptions other{.batch = MiniBatch{8}, .micro_samples = 2, .seed = 9, .rank = rank, .ranks = 3, .workers = 1};
+    const Loader mine{counting(50), other};
+    const Place place = mine.locate(state);
+    ranks.push_back(walk(mine.epoch(place.epoch, place.first)));
+  }
+  for (std::int64_t update = 12; update <= 14; ++update)
+    for (const auto& rank : ranks)
+      for (const Seen& seen : rank) {
+        if (seen.update != update) continue;
+        const auto ids = seen.ids.to_vector<std::int64_t>();
+        for (std::size_t row = 0; row < ids.size(); ++row)
+          if (!seen.weight.defined() || seen.weight.to_vector<float>()[row] == 1) got.push_back(ids[row]);
+      }
+  EXPECT_EQ(got, want);
+}
+
+// R8: nothing is skipped over on the way to a place, and nothing about the samples is stored.
+TEST(Loader, FindsAnyPlaceOfABillionSamplesAtOnce) {
+  struct Endless final : Dataset {
+    std::int64_t size() const override { return 1'000'000'000; }
+    std::string name() const override { return "endless"; }
+    std::uint64_t fingerprint() const override { return 7; }
+    Batch collate(std::span<const std::int64_t> ids) const override {
+      const auto rows = static_cast<std::int64_t>(ids.size());
+      const Tensor x = Tensor::from_vector(std::vector<std::int64_t>(ids.begin(), ids.end()), {rows});
+      return {x, x};
+    }
+  };
+  double best = 1e9;  // other work on the machine only adds
+  std::int64_t sum = 0;
+  for (int trial = 0; trial < 7; ++trial) {
+    const auto start = std::chrono::steady_clock::now();
+    const Loader loader{Endless{}, {.batch = MiniBatch{64}, .seed = 3}};
+    const Place place = loader.locate(loader.state(12, 15'000'000 + trial));
+    Epoch epoch = loader.epoch(place.epoch, place.first);
+    sum += (*(*epoch.begin()).begin()).input.data<std::int64_t>()[0];
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  EXPECT_GT(sum, 0);
+  EXPECT_LT(best, 1e-3);
 }
 
 TEST(Loader, HashNamesDataAndPlan) {
