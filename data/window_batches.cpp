@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "autograd/factories.h"
 #include "data/fingerprint.h"
 #include "tensor/error.h"
 
@@ -54,12 +55,19 @@ MicroBatch WindowBatches::collate(const PlannedUpdate& update, std::int64_t k) c
   const PlannedPart part = update.part(k);
   const std::shared_ptr<const Ids> ids = order(update.epoch);
   MicroBatch micro;
-  micro.sample_ids = Tensor::empty({part.samples}, Dtype::i64);
+  const std::int64_t rows = part.samples + part.padding;
+  micro.sample_ids = Tensor::empty({rows}, Dtype::i64);
   auto* to = micro.sample_ids.data<std::int64_t>();
   std::copy_n(ids->begin() + part.first, part.samples, to);
-  Batch batch = dataset_->collate({to, static_cast<std::size_t>(part.samples)});
+  // What padding holds does not matter: the update's first sample, as in SampleBatches.
+  if (part.padding > 0) std::fill_n(to + part.samples, part.padding, (*ids)[static_cast<std::size_t>(update.first)]);
+  Batch batch = dataset_->collate({to, static_cast<std::size_t>(rows)});
   micro.input = std::move(batch.input);
   micro.target = std::move(batch.target);
+  if (part.padding > 0) {
+    micro.weight = zeros(micro.target.shape());
+    std::fill_n(micro.weight.data<float>(), micro.weight.numel() / rows * part.samples, 1.0f);
+  }
   micro.index = k;
   micro.update = Tensor::from_vector<std::int64_t>({update.number}, {});
   micro.seed = plan_.seed();

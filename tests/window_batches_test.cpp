@@ -1,5 +1,6 @@
 #include "data/window_batches.h"
 
+#include <numeric>
 #include <set>
 #include <thread>
 
@@ -19,7 +20,7 @@ using Ids = std::vector<std::int64_t>;
 
 std::shared_ptr<const WindowDataset> dataset(const RollingWindows& windows, Ids ids) {
   const Tensor series = randn({windows.steps(), 2}, 1);
-  return std::make_shared<WindowDataset>(series, series, windows, std::move(ids), "series");
+  return std::make_shared<WindowDataset>(series, series.select(1, 0), windows, std::move(ids), "series");
 }
 
 TEST(WindowBatches, HoldEveryWindowOnceAndNoOverlap) {
@@ -87,6 +88,42 @@ TEST(WindowBatches, AreAFunctionOfTheirPlace) {
       WindowBatches(dataset(windows, {0, 50, 100}), {.batch = MiniBatch{1}, .seed = 3}).hash()};
   EXPECT_EQ(hashes.size(), 4u);
   EXPECT_EQ(batches.hash(), WindowBatches(data, {.batch = MiniBatch{8}, .accumulate = 2, .seed = 3}).hash());
+}
+
+// The ranks' shares are the update, with rows of weight 0 where they do not divide.
+TEST(WindowBatches, AreSharedByRanks) {
+  const RollingWindows windows(206, {.lookback = 5, .horizon = 2});
+  Ids all(200);
+  std::iota(all.begin(), all.end(), 0);
+  const auto data = dataset(windows, all);
+  const PlanOptions options{.batch = MiniBatch{8}, .accumulate = 2, .seed = 3};
+  const WindowBatches whole(data, options);
+  for (const std::int64_t index : {std::int64_t{0}, whole.updates_per_epoch(0) - 1}) {
+    const PlannedUpdate update = whole.update(0, index);
+    Ids want, got;
+    for (std::int64_t k = 0; k < update.parts; ++k)
+      for (const std::int64_t id : whole.collate(update, k).sample_ids.to_vector<std::int64_t>()) want.push_back(id);
+    std::set<std::int64_t> rows;
+    for (std::int64_t rank = 0; rank < 3; ++rank) {
+      PlanOptions share = options;
+      share.rank = rank;
+      share.ranks = 3;
+      const WindowBatches batches(data, share);
+      EXPECT_EQ(batches.hash(), whole.hash());
+      const PlannedUpdate planned = batches.update(0, index);
+      std::int64_t count = 0;
+      for (std::int64_t k = 0; k < planned.parts; ++k) {
+        const MicroBatch micro = batches.collate(planned, k);
+        const Ids ids = micro.sample_ids.to_vector<std::int64_t>();
+        for (std::size_t row = 0; row < ids.size(); ++row)
+          if (!micro.weight.defined() || micro.weight.to_vector<float>()[2 * row] == 1) got.push_back(ids[row]);
+        count += micro.input.size(0);
+      }
+      rows.insert(count);
+    }
+    EXPECT_EQ(got, want);
+    EXPECT_EQ(rows.size(), 1u);  // each rank as many
+  }
 }
 
 TEST(WindowBatches, RefuseWhatCannotBe) {
