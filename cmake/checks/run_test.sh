@@ -141,12 +141,17 @@ test_words() {
   expect 2 "$repo/run" --json
   err_has "unknown option '--json'"
   expect 2 "$repo/run" --preset nonsense hello
-  err_has "no preset is called 'nonsense' (there are: dev, release, asan, tsan, cuda, debug, gpu-portable, release-all)"
+  err_has "no preset is called 'nonsense' (there are: dev, release, asan, tsan, fuzz, cuda, debug, gpu-portable, release-all)"
   expect 2 "$repo/run" --preset base hello
   expect 2 "$repo/run" --preset
   expect 2 "$repo/run" test -V
   err_has "options for ctest go behind --"
   expect 2 "$repo/run" test a b
+  mkdir -p "$repo/tests/fuzz"
+  : >"$repo/tests/fuzz/idx_fuzz.cpp"
+  expect 2 "$repo/run" fuzz ixd
+  err_has "no fuzz target is called 'ixd' (there are: idx)"
+  expect 2 "$repo/run" fuzz 10 20
   expect 2 "$repo/run" list --json
   expect 2 "$repo/run" packages nonsense
   expect 2 env WEFT_CUDA=maybe "$repo/run" hello
