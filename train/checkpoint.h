@@ -20,11 +20,11 @@ inline constexpr const char* kCheckpointFile = "checkpoint.safetensors";
 /// Where a run stands: after an update, before the evaluation that may follow it. All randomness is a function of the seed
 /// and of these numbers, so that no generator has a state.
 struct RunState {
-  std::string example;
-  std::vector<Setting> config;    // every option by name
-  std::string data;               // the training set's name
-  std::int64_t data_samples = 0;  // and size
-  std::uint64_t plan_hash = 0;    // of plan and training set
+  std::string example = {};
+  std::vector<Setting> config = {};  // every option by name
+  std::string data = {};             // the training set's name
+  std::int64_t data_samples = 0;     // and size
+  std::uint64_t plan_hash = 0;       // of plan and training set
   std::uint64_t seed = 0;
   std::int64_t epoch = 0;           // from 0
   std::int64_t cursor = 0;          // samples of this epoch that were seen
@@ -35,17 +35,17 @@ struct RunState {
   // What the summary goes on counting:
   std::int64_t samples = 0, tokens = 0;  // trained on, repeats counted
   double wall_s = 0;
-  std::vector<EpochResult> epochs;  // the last one is under way, or done and not yet evaluated
-  double loss_sum = 0;              // of its finite losses
-  std::int64_t losses = 0;          // how many these are
-  LossHistory history;
+  std::vector<EpochResult> epochs = {};  // the last one is under way, or done and not yet evaluated
+  double loss_sum = 0;                   // of its finite losses
+  std::int64_t losses = 0;               // how many these are
+  LossHistory history = {};
 };
 
 /// A whole checkpoint. The tensors are handles: when saving, of the model's and the optimizer's own.
 struct Checkpoint {
-  RunState run;
-  nn::NamedTensors model;      // parameters and buffers
-  nn::NamedTensors optimizer;  // optimizer_state()
+  RunState run = {};
+  nn::NamedTensors model = {};      // parameters and buffers
+  nn::NamedTensors optimizer = {};  // optimizer_state()
 };
 
 /// Optimizer::state() with the parameters' names in place of their numbers: "0.weight.m" for "0.m".
