@@ -248,8 +248,8 @@ void Optimizer::load_state(const std::vector<std::pair<std::string, Tensor>>& st
   const auto [updates, applied, zero, not_finite, in_a_row] =
       std::tie(counters[0], counters[1], counters[2], counters[3], counters[4]);
   const bool possible = updates >= 0 && applied >= 0 && zero >= 0 && not_finite >= 0 && in_a_row >= 0 &&
-                        applied <= updates && zero <= updates && not_finite <= updates &&
-                        zero + not_finite == updates - applied && in_a_row <= updates - applied;
+                        applied <= updates && zero <= updates - applied && not_finite == updates - applied - zero &&
+                        in_a_row <= updates - applied;
   require(
       possible, name_,
       "the state's counters cannot be: {} updates, {} applied, {} skipped for a zero denominator, {} as not finite, {} "

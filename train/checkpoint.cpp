@@ -135,6 +135,7 @@ std::string to_text(const RunState& run) {
     json["epochs"].push_back({{"epoch", epoch.epoch},
                               {"updates", epoch.updates},
                               {"samples", epoch.samples},
+                              {"tokens", epoch.tokens},
                               {"complete", epoch.complete},
                               {"seconds", epoch.seconds},
                               {"train_loss", epoch.train_loss},
@@ -152,6 +153,7 @@ std::vector<EpochResult> read_epochs(const fs::path& file, const Json& list) {
     epochs.push_back({.epoch = epoch.count("epoch"),
                       .updates = epoch.count("updates"),
                       .samples = epoch.count("samples"),
+                      .tokens = epoch.count("tokens"),
                       .complete = epoch.flag("complete"),
                       .seconds = epoch.real("seconds"),
                       .train_loss = epoch.real("train_loss"),
@@ -334,8 +336,9 @@ std::vector<std::string> restore_model(const fs::path& file, const Checkpoint& c
   return warnings;
 }
 
-void restore_optimizer(const fs::path& file, const Checkpoint& checkpoint, optim::Optimizer& optimizer,
-                       const nn::NamedTensors& parameters) {
+std::vector<std::string> restore(const fs::path& file, const Checkpoint& checkpoint, const nn::NamedTensors& model,
+                                 optim::Optimizer& optimizer, const nn::NamedTensors& parameters) {
+  check_tensors(file, "model", model, checkpoint.model);
   const nn::NamedTensors own = optimizer_state(optimizer, parameters), numbered = optimizer.state();
   check_tensors(file, "optimizer", own, checkpoint.optimizer);
   nn::NamedTensors state;  // in the optimizer's own names
@@ -348,6 +351,7 @@ void restore_optimizer(const fs::path& file, const Checkpoint& checkpoint, optim
   try {
     optimizer.load_state(state);
   } catch (const Error& error) { refuse(file, "holds an optimizer's state that cannot be: {}", error.what()); }
+  return restore_model(file, checkpoint, model);
 }
 
 std::string changed_options(const std::vector<Setting>& now, const std::vector<Setting>& then,

@@ -68,9 +68,10 @@ RunState load_run_state(const std::filesystem::path& file);
 ///         changed then.
 std::vector<std::string> restore_model(const std::filesystem::path& file, const Checkpoint& checkpoint,
                                        const nn::NamedTensors& own);
-/// The same for the optimizer. Errors: also what Optimizer::load_state refuses, and counts that are not those of the run.
-void restore_optimizer(const std::filesystem::path& file, const Checkpoint& checkpoint, optim::Optimizer& optimizer,
-                       const nn::NamedTensors& parameters);
+/// The same for model and optimizer. Errors: also what Optimizer::load_state refuses, and counts that are not those of the run.
+std::vector<std::string> restore(const std::filesystem::path& file, const Checkpoint& checkpoint,
+                                 const nn::NamedTensors& own, optim::Optimizer& optimizer,
+                                 const nn::NamedTensors& parameters);
 
 /// The options that decide what an update does and that are not what they were, as text: "--lr is 0.1 but was 0.001,
 /// --seed is 2 but was 1"; empty when there are none. `may_differ` names options that do not count.

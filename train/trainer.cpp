@@ -289,8 +289,7 @@ void Trainer::resume() {
                    file.string(), begun, place_.first, place_.epoch);
 
   // The order matters: nothing of the run is changed before all of it was found good.
-  const std::vector<std::string> warnings = restore_model(file, checkpoint, model_tensors());
-  restore_optimizer(file, checkpoint, *optimizer_, model_.parameters);
+  const std::vector<std::string> warnings = restore(file, checkpoint, model_tensors(), *optimizer_, model_.parameters);
   metrics_.emplace(folder_.path() / "metrics.jsonl", run.metrics_bytes);
 
   summary_.updates = saved_at_ = run.update;
