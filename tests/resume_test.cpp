@@ -262,6 +262,25 @@ TEST_F(ResumeTest, MayRunWithOtherThreadsLoggingAndFolder) {
   }
 }
 
+TEST_F(ResumeTest, MayRunWithOtherWorkersAndPrefetch) {
+  options_.accumulate = 3;
+  options_.bn_accumulation = BatchNormAccumulation::micro;
+  options_.batch_size = 9;
+  const Summary want = train(at("whole"));
+  for (const std::int64_t before : {0, 1, 3, 8})
+    for (const std::int64_t after : {0, 1, 3, 8}) {
+      SCOPED_TRACE(fmt::format("{} workers, then {}", before, after));
+      Options options = at("run");
+      options.workers = before;
+      options.prefetch = after;  // 0: two per worker
+      stop_at(options, 4);
+      options.workers = after;
+      options.prefetch = 1 + 2 * before;
+      expect_same(resume(options), want, "run", "whole");
+      fs::remove_all(options.out);
+    }
+}
+
 TEST_F(ResumeTest, MayTrainForLonger) {
   options_.epochs = 3;
   const Summary want = train(at("whole"));

@@ -18,6 +18,8 @@ namespace {
 
 constexpr int kMaxThreads = 1024;  // far beyond any machine's cores: more is a typing error that would exhaust memory
 
+constexpr std::int64_t kMaxPrefetch = 100'000;  // likewise, of batches
+
 /// The whole of `text` as a number; locale independent. Empty when it is anything else.
 template <class T>
 std::optional<T> number(std::string_view text) {
@@ -312,15 +314,16 @@ std::vector<CommandLine::Entry> CommandLine::common(Options& o) {
       where, "--workers", "N", std::to_string(o.workers),
       "threads that make batches ahead; the result does not depend on it",
       [&o](const std::string& text) {
-        o.workers =
-            whole<int>("--workers", text, 0, fmt::format("a whole number from 0 to {}", kMaxThreads), kMaxThreads);
+        o.workers = whole<std::int64_t>("--workers", text, 0, fmt::format("a whole number from 0 to {}", kMaxThreads),
+                                        kMaxThreads);
       },
-      [&o] { return Value(std::int64_t{o.workers}); });
+      [&o] { return Value(o.workers); });
   add(
-      where, "--prefetch", "N", std::to_string(o.prefetch), "batches that each worker makes ahead",
+      where, "--prefetch", "N", std::to_string(o.prefetch),
+      "micro-batches that the workers are ahead at most; 0: two each",
       [&o](const std::string& text) {
-        o.prefetch = whole<std::int64_t>("--prefetch", text, 1, fmt::format("a whole number from 1 to {}", kMaxThreads),
-                                         std::int64_t{kMaxThreads});
+        o.prefetch = whole<std::int64_t>("--prefetch", text, 0,
+                                         fmt::format("a whole number from 0 to {}", kMaxPrefetch), kMaxPrefetch);
       },
       [&o] { return Value(o.prefetch); });
   add(

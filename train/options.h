@@ -47,12 +47,12 @@ struct Options {
   std::int64_t warmup = 0;  // updates
   BatchNormAccumulation bn_accumulation = BatchNormAccumulation::refuse;
   std::uint64_t seed = 1;
-  int threads = 0;            // 0: all usable cores; after parsing the number in use
-  std::string data_dir;       // empty: where the distribution's package puts the data set
-  std::string out;            // empty: runs/<example>
-  int workers = 0;            // threads that make batches ahead; 0: the training thread makes each when it needs it
-  std::int64_t prefetch = 2;  // batches that each worker makes ahead
-  bool resume = false;        // go on with the run in `out`
+  int threads = 0;                         // 0: all usable cores; after parsing the number in use
+  std::string data_dir;                    // empty: where the distribution's package puts the data set
+  std::string out;                         // empty: runs/<example>
+  std::int64_t workers = 0;                // threads that make batches ahead of their use; 0: the training thread
+  std::int64_t prefetch = 0;               // batches that the workers are ahead at most; 0: two per worker
+  bool resume = false;                     // go on with the run in `out`
   std::optional<std::int64_t> save_every;  // updates between checkpoints; none: only where the run ends
   std::string eval_run;                    // a run whose model is to be evaluated, instead of training
   std::string predict_file;                // rows to predict with the model of `out`, instead of training

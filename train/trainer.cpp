@@ -90,7 +90,9 @@ data::LoaderOptions loader_options(const Options& options) {
           .accumulate = options.accumulate,
           .drop_last = options.drop_last,
           .seed = options.seed,
-          .device = options.device};
+          .device = options.device,
+          .workers = options.workers,
+          .prefetch = options.prefetch};
 }
 
 std::unique_ptr<optim::Optimizer> make_optimizer(const Options& options, const std::vector<Tensor>& parameters) {
