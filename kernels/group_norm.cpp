@@ -89,6 +89,17 @@ void normalise(const GroupNormForward& args, std::int64_t row, std::int64_t begi
   const auto *const gamma = static_cast<const S*>(args.gamma), *const beta = static_cast<const S*>(args.beta);
   const V shift = simd::broadcast<C>(of.mean), scale = simd::broadcast<C>(of.rstd),
           offset = simd::broadcast<C>(-of.rest * of.rstd);
+  if (args.shape.spatial == 1) {  // a channel is one element: they lie side by side, and so do their scales
+    const std::int64_t first = row % args.shape.groups * args.shape.planes();
+    simd::for_each_vector<C>(end - begin, [&](std::int64_t i, auto width) {
+      const std::int64_t at = begin + i;
+      const V g = gamma != nullptr ? simd::load_width<S>(gamma + first + at, width) : simd::broadcast<C>(C(1));
+      const V b = beta != nullptr ? simd::load_width<S>(beta + first + at, width) : V{};
+      const V difference = simd::load_width<S>(x + at, width) - shift;
+      simd::store_width<S>(y + at, simd::fma(simd::fma(difference, scale, offset), g, b), width);
+    });
+    return;
+  }
   for_each_plane(args.shape, row, begin, end, [&](std::int64_t channel, std::int64_t at, std::int64_t count) {
     const V g = simd::broadcast<C>(gamma != nullptr ? static_cast<C>(gamma[channel]) : C(1));
     const V b = simd::broadcast<C>(beta != nullptr ? static_cast<C>(beta[channel]) : C(0));
@@ -214,6 +225,10 @@ struct Backward {
       g += sums[unit].dy * weight(unit);
       gx += sums[unit].dyx * weight(unit);
     }
+    find_factors(row, x, g, gx);
+  }
+  // From the row's sums of x - mean, g and g (x - mean).
+  void find_factors(std::int64_t row, C x, C g, C gx) const {
     const auto elems = static_cast<C>(shape.row_elems());
     const C rest = x / elems;  // what the saved mean lost by rounding
     const C mean_gx = rstd(row) * (gx - rest * g) / elems;
@@ -254,7 +269,83 @@ struct Backward {
     write(args.dbeta, dbeta, args.dbeta_mode);
   }
 
+  // Without a spatial extent a unit would be a single element. Here the vectors run along a group's channels instead: the
+  // factors of every row, then the columns' sums, then dx, which may overwrite dy.
+  template <class W>
+  V weights(std::int64_t channel, W width) const {
+    if (args.gamma == nullptr) return simd::broadcast<C>(C(1));  // dy past the end is 0
+    return simd::load_width<S>(static_cast<const S*>(args.gamma) + channel, width);
+  }
+  void run_flat() const {
+    const std::int64_t planes = shape.planes();
+    const auto for_each_row = [&](auto&& f) {  // f(row, its first channel, its x, its offset)
+      parallel_ranges(shape.rows(), std::max<std::int64_t>(1, kChunkElems / planes),
+                      [&](std::int64_t first, std::int64_t last) {
+                        for (std::int64_t row = first; row < last; ++row)
+                          f(row, row % shape.groups * planes, row * planes);
+                      });
+    };
+    const auto *const x = static_cast<const S*>(args.x), *const dy = static_cast<const S*>(args.dy);
+    for_each_row([&](std::int64_t row, std::int64_t channel, std::int64_t at) {
+      const C row_mean = mean(row);
+      const V shift = simd::broadcast<C>(row_mean);
+      V sum_x{}, sum_g{}, sum_gx{};
+      simd::for_each_vector<C>(planes, [&](std::int64_t i, auto width) {
+        const V difference = simd::load_width<S>(x + at + i, width, row_mean) - shift;
+        const V g = simd::load_width<S>(dy + at + i, width) * weights(channel + i, width);
+        sum_x += difference;
+        sum_g += g;
+        sum_gx = simd::fma(g, difference, sum_gx);
+      });
+      find_factors(row, simd::horizontal_sum<C>(sum_x), simd::horizontal_sum<C>(sum_g),
+                   simd::horizontal_sum<C>(sum_gx));
+    });
+    if (args.dgamma != nullptr || args.dbeta != nullptr)
+      parallel_ranges(shape.groups,
+                      std::max<std::int64_t>(1, kChunkElems / std::max<std::int64_t>(1, shape.batch * planes)),
+                      [&](std::int64_t first, std::int64_t last) {
+                        for (std::int64_t group = first; group < last; ++group) sum_columns(group);
+                      });
+    if (args.dx == nullptr) return;
+    for_each_row([&](std::int64_t row, std::int64_t channel, std::int64_t at) {
+      const V shift = simd::broadcast<C>(mean(row)), scale = simd::broadcast<C>(rstd(row)),
+              slope = simd::broadcast<C>(factors[row].slope), offset = simd::broadcast<C>(factors[row].offset);
+      simd::for_each_vector<C>(planes, [&](std::int64_t i, auto width) {
+        const V difference = simd::load_width<S>(x + at + i, width) - shift;
+        const V g = simd::load_width<S>(dy + at + i, width) * weights(channel + i, width);
+        simd::store_width<S>(static_cast<S*>(args.dx) + at + i,
+                             simd::fma(scale, g, simd::fma(slope, difference, offset)), width);
+      });
+    });
+  }
+  // dgamma and dbeta of a group's channels: over the samples in order.
+  void sum_columns(std::int64_t group) const {
+    const std::int64_t planes = shape.planes(), channel = group * planes;
+    simd::for_each_vector<C>(planes, [&](std::int64_t i, auto width) {
+      V dgamma{}, dbeta{};
+      for (std::int64_t n = 0; n < shape.batch; ++n) {
+        const std::int64_t row = n * shape.groups + group, at = n * shape.channels + channel + i;
+        const V difference = simd::load_width<S>(static_cast<const S*>(args.x) + at, width) -
+                             simd::broadcast<C>(mean(row)) - simd::broadcast<C>(factors[row].rest);
+        const V gradient = simd::load_width<S>(static_cast<const S*>(args.dy) + at, width);
+        dgamma = simd::fma(gradient * simd::broadcast<C>(rstd(row)), difference, dgamma);
+        dbeta += gradient;
+      }
+      const auto write = [&](void* out, V sum, Accumulate mode) {
+        if (out == nullptr) return;
+        S* const to = static_cast<S*>(out) + channel + i;
+        simd::store_width<S>(to, mode == Accumulate::add ? sum + simd::load_width<S>(to, width) : sum, width);
+      };
+      write(args.dgamma, dgamma, args.dgamma_mode);
+      write(args.dbeta, dbeta, args.dbeta_mode);
+    });
+  }
+
   void run() const {
+    if (shape.spatial == 1) {
+      run_flat();
+      return;
+    }
     const std::int64_t rows = shape.rows();
     if (is_small(shape)) {
       parallel_ranges(rows, std::max<std::int64_t>(1, kChunkElems / shape.row_elems()),
