@@ -1,63 +1,92 @@
 #include "data/loader.h"
 
-#include <span>
-
 #include "autograd/cast.h"
-#include "data/fingerprint.h"
+#include "data/sample_batches.h"
 
 namespace weft::data {
+namespace {
 
-StepScope MicroBatch::scope() const {
-  return StepScope(StepContext{.seed = seed,
-                               .update = update,
-                               .sample_ids = sample_ids,
-                               .positions = {},
-                               .micro_batch = static_cast<int>(index)});
+const SampleBatches& of_samples(const BatchSource& source) {
+  const auto* samples = dynamic_cast<const SampleBatches*>(&source);
+  require<OptionError>(samples != nullptr, "loader",
+                       "{} is no data set of samples of one size: ask the loader's source() instead", source.name());
+  return *samples;
 }
 
-Update::Update(std::shared_ptr<const detail::LoaderState> loader, const PlannedUpdate& planned)
+}  // namespace
+
+std::uint64_t detail::LoaderCore::hash() const {
+  std::call_once(hashed_, [&] { hash_ = source->hash(); });
+  return hash_;
+}
+
+Update::Update(std::shared_ptr<const detail::LoaderCore> loader, const PlannedUpdate& planned)
     : loader_(std::move(loader)),
       planned_(planned),
-      number_(to(Tensor::from_vector<std::int64_t>({planned.number}, {}), loader_->device)) {}
+      number_(to(Tensor::from_vector<std::int64_t>({planned.number}, {}), loader_->options.device)) {}
 
 void Update::load(std::int64_t k) {
   micro_ = {};  // its memory serves the next one
   micro_.index = k;
   if (k == planned_.parts) return;
-  const Device device = loader_->device;
-  const PlannedPart part = planned_.part(k);
-  const Tensor sample_ids = Tensor::empty({part.samples}, Dtype::i64);
-  const std::span ids(sample_ids.data<std::int64_t>(), static_cast<std::size_t>(part.samples));
-  loader_->plan.sample_ids(planned_.epoch, part.first, ids);
-
-  const Batch batch = loader_->dataset->collate(ids);
-  for (const Tensor& rows : {batch.input, batch.target})
-    require<ShapeError>(rows.rank() >= 1 && rows.size(0) == part.samples, "loader",
-                        "the data set {} must collate {} samples into as many rows but made {}",
-                        loader_->dataset->name(), part.samples, rows.shape());
-  micro_ = {to(batch.input, device), to(batch.target, device), to(sample_ids, device), k, number_,
-            loader_->plan.seed()};
+  const Device device = loader_->options.device;
+  MicroBatch micro = loader_->source->collate(planned_, k);
+  for (Tensor* tensor : {&micro.input, &micro.target, &micro.weight, &micro.sample_ids, &micro.positions})
+    if (tensor->defined()) *tensor = to(*tensor, device);
+  micro.segments = micro.segments.to(device);
+  micro.index = k;
+  micro.update = number_;
+  micro.seed = loader_->source->seed();
+  micro_ = std::move(micro);
 }
 
 void Epoch::open(std::int64_t index) {
   update_.reset();
   at_ = index;
-  if (index < loader_->plan.updates_per_epoch()) update_ = Update(loader_, loader_->plan.update(epoch_, index));
+  if (index < updates_) update_ = Update(loader_, loader_->source->update(epoch_, index));
 }
 
-Loader::Loader(std::shared_ptr<const Dataset> dataset, const LoaderOptions& options) {
-  require<OptionError>(dataset != nullptr, "loader", "needs a data set but has a null pointer");
-  const Plan plan(dataset->size(), options.plan());
-  loader_ = std::make_shared<const detail::LoaderState>(detail::LoaderState{std::move(dataset), plan, options.device});
+Loader::Loader(std::shared_ptr<const Dataset> dataset, const LoaderOptions& options)
+    : Loader(std::make_shared<const SampleBatches>(std::move(dataset), options.plan()), options.delivery()) {}
+
+Loader::Loader(std::shared_ptr<const BatchSource> source, const DeliveryOptions& options) {
+  require<OptionError>(source != nullptr, "loader", "needs a source of batches but has a null pointer");
+  loader_ = std::make_shared<const detail::LoaderCore>(std::move(source), options);
 }
+
+const Dataset& Loader::dataset() const { return of_samples(source()).dataset(); }
+const Plan& Loader::plan() const { return of_samples(source()).plan(); }
 
 Epoch Loader::epoch(std::int64_t epoch, std::int64_t first) const {
-  plan().update(epoch, 0);  // refuses an epoch that cannot be numbered
-  require<ShapeError>(first >= 0 && first <= updates_per_epoch(), "loader",
-                      "the first update must be in [0, {}] within its epoch but is {}", updates_per_epoch(), first);
-  return {loader_, epoch, first};
+  const std::int64_t updates = updates_per_epoch(epoch);  // refuses an epoch that cannot be numbered
+  require<ShapeError>(first >= 0 && first <= updates, "loader",
+                      "the first update must be in [0, {}] within its epoch but is {}", updates, first);
+  return {loader_, epoch, first, updates};
 }
 
-std::uint64_t Loader::hash() const { return hash_combine(dataset().fingerprint(), plan().hash()); }
+LoaderState Loader::state(std::int64_t epoch, std::int64_t first) const {
+  const std::int64_t updates = updates_per_epoch(epoch);
+  require<ShapeError>(first >= 0 && first <= updates, "loader",
+                      "the first update must be in [0, {}] within its epoch but is {}", updates, first);
+  LoaderState state{.hash = hash(), .seed = source().seed()};
+  state.epoch = epoch + (first == updates ? 1 : 0);
+  state.cursor = first == updates ? 0 : source().update(epoch, first).first;
+  state.update = source().updates_before(epoch) + first;
+  return state;
+}
+
+Place Loader::locate(const LoaderState& state) const {
+  require<OptionError>(state.hash == hash() && state.seed == source().seed(), "loader",
+                       "a run goes on only with the data set and the plan that it began with (samples, their order, "
+                       "batch size, drop_last, seed) but the state has hash {:016x}, seed {} and {} has {:016x}, {}",
+                       state.hash, state.seed, source().name(), hash(), source().seed());
+  const bool epoch_exists = state.epoch >= 0 && state.update >= 0;
+  const std::int64_t first = epoch_exists ? state.update - source().updates_before(state.epoch) : -1;
+  require<OptionError>(
+      first >= 0 && first < updates_per_epoch(state.epoch) && source().update(state.epoch, first).first == state.cursor,
+      "loader", "no run of this plan is at sample {} of epoch {} after {} updates: the state is damaged", state.cursor,
+      state.epoch, state.update);
+  return {state.epoch, first};
+}
 
 }  // namespace weft::data

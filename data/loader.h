@@ -14,17 +14,24 @@
 #include <cstdint>
 #include <iterator>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <utility>
 
-#include "autograd/step_context.h"
 #include "autograd/window.h"
+#include "data/batch_source.h"
 #include "data/dataset.h"
 #include "data/plan.h"
 
 namespace weft::data {
 
-/// The plan's options and where the batches go. (Spelt out rather than inherited: designated initialisers reach no base.)
+/// How batches are handed out; none of it changes what is in them.
+struct DeliveryOptions {
+  Device device = {};
+};
+
+/// The plan's options and how its batches are handed out. (Spelt out rather than inherited: designated initialisers reach
+/// no base.)
 struct LoaderOptions {
   Regime batch = MiniBatch{};
   std::int64_t accumulate = 1;
@@ -36,30 +43,41 @@ struct LoaderOptions {
   PlanOptions plan() const {
     return {.batch = batch, .accumulate = accumulate, .drop_last = drop_last, .order = order, .seed = seed};
   }
+  DeliveryOptions delivery() const { return {.device = device}; }
+};
+
+/// Where a run stands in its data: all that a checkpoint needs to go on with the very next sample.
+struct LoaderState {
+  std::uint64_t hash = 0;  // of plan and data set
+  std::uint64_t seed = 0;
+  std::int64_t epoch = 0;   // from 0
+  std::int64_t cursor = 0;  // samples of this epoch that were seen
+  std::int64_t update = 0;  // number of the last update that was made; 0 at the start
+  friend bool operator==(const LoaderState&, const LoaderState&) = default;
+};
+
+/// A place among the updates of all epochs: what Loader::epoch takes.
+struct Place {
+  std::int64_t epoch = 0;  // from 0
+  std::int64_t first = 0;  // [0, updates_per_epoch(epoch)): the next update
+  friend bool operator==(const Place&, const Place&) = default;
 };
 
 namespace detail {
 /// What a loader and all that it hands out share, so that none of them dangles when another one goes.
-struct LoaderState {
-  std::shared_ptr<const Dataset> dataset;
-  Plan plan;
-  Device device;
+struct LoaderCore {
+  LoaderCore(std::shared_ptr<const BatchSource> from, const DeliveryOptions& how)
+      : source(std::move(from)), options(how) {}
+  std::shared_ptr<const BatchSource> source;
+  DeliveryOptions options;
+  /// The source's hash, read once.
+  std::uint64_t hash() const;
+
+ private:
+  mutable std::once_flag hashed_;
+  mutable std::uint64_t hash_ = 0;
 };
 }  // namespace detail
-
-/// A part of an update that goes through the model at once.
-struct MicroBatch {
-  Tensor input;            // [B, ...], on the loader's device
-  Tensor target;           // [B, ...]
-  Tensor sample_ids;       // i64 [B]: the data set's id of each row
-  std::int64_t index = 0;  // [0, K) within the update
-  Tensor update;           // i64 []: the update's number
-  std::uint64_t seed = 0;
-
-  /// Opens the StepContext that keys this micro-batch's randomness: by seed, update and sample ids, so that no mask depends
-  /// on how the update was cut.
-  StepScope scope() const;
-};
 
 /// One optimizer update: its window and, when walked over, its micro-batches. They are made one at a time: memory for a
 /// single micro-batch is enough.
@@ -106,10 +124,10 @@ class Update {
 
  private:
   friend class Epoch;
-  Update(std::shared_ptr<const detail::LoaderState> loader, const PlannedUpdate& planned);
+  Update(std::shared_ptr<const detail::LoaderCore> loader, const PlannedUpdate& planned);
   void load(std::int64_t k);
 
-  std::shared_ptr<const detail::LoaderState> loader_;
+  std::shared_ptr<const detail::LoaderCore> loader_;
   PlannedUpdate planned_;
   Tensor number_;  // i64 [], on the device
   Window window_;
@@ -137,7 +155,7 @@ class Epoch {
       return *this;
     }
     void operator++(int) { ++*this; }
-    bool operator==(std::default_sentinel_t) const { return epoch_->at_ == epoch_->loader_->plan.updates_per_epoch(); }
+    bool operator==(std::default_sentinel_t) const { return epoch_->at_ == epoch_->updates_; }
 
    private:
     Epoch* epoch_;
@@ -150,42 +168,55 @@ class Epoch {
 
  private:
   friend class Loader;
-  Epoch(std::shared_ptr<const detail::LoaderState> loader, std::int64_t epoch, std::int64_t first)
-      : loader_(std::move(loader)), epoch_(epoch), first_(first), at_(first) {}
+  Epoch(std::shared_ptr<const detail::LoaderCore> loader, std::int64_t epoch, std::int64_t first, std::int64_t updates)
+      : loader_(std::move(loader)), epoch_(epoch), first_(first), updates_(updates), at_(first) {}
   void open(std::int64_t index);
 
-  std::shared_ptr<const detail::LoaderState> loader_;
+  std::shared_ptr<const detail::LoaderCore> loader_;
   std::int64_t epoch_;
   std::int64_t first_;
+  std::int64_t updates_;  // of the whole epoch
   std::int64_t at_;
   std::optional<Update> update_;
 };
 
 /// Hands out a data set's batches in the order of a plan.
 /// Errors:   OptionError for options that the plan refuses; DeviceError for a device that is not built in.
-/// Numerics: every batch is a pure function of (data set, options, epoch, update): bitwise the same for any thread count and
-///           wherever one starts.
+/// Numerics: every batch is a pure function of (data set, plan's options, epoch, update): bitwise the same for any thread
+///           count and wherever one starts.
 class Loader {
  public:
-  /// Takes the data set by value (most are handles), or shares it.
+  /// Samples of one size. Takes the data set by value (most are handles), or shares it.
   template <std::derived_from<Dataset> D>
   explicit Loader(D dataset, const LoaderOptions& options = {})
       : Loader(std::make_shared<const D>(std::move(dataset)), options) {}
   explicit Loader(std::shared_ptr<const Dataset> dataset, const LoaderOptions& options = {});
+  /// Whatever has a plan: packed sequences, windows of a time series.
+  explicit Loader(std::shared_ptr<const BatchSource> source, const DeliveryOptions& options = {});
 
-  const Dataset& dataset() const { return *loader_->dataset; }
-  const Plan& plan() const { return loader_->plan; }
-  std::int64_t updates_per_epoch() const { return plan().updates_per_epoch(); }
+  const BatchSource& source() const { return *loader_->source; }
+  /// The data set and the plan of samples of one size. Errors: OptionError for a loader of another source.
+  const Dataset& dataset() const;
+  const Plan& plan() const;
+  std::int64_t updates_per_epoch(std::int64_t epoch = 0) const { return source().updates_per_epoch(epoch); }
 
-  /// The updates of an epoch, from update `first` on: 0 for all, updates_per_epoch() for none. O(1): nothing is skipped over.
-  /// Errors: ShapeError for epoch < 0 or `first` outside [0, updates_per_epoch()].
+  /// The updates of an epoch, from update `first` on: 0 for all, updates_per_epoch(epoch) for none. Nothing is skipped over:
+  /// O(1) in the number of samples, as far as the source's update() is.
+  /// Errors: ShapeError for epoch < 0 or `first` outside [0, updates_per_epoch(epoch)].
   Epoch epoch(std::int64_t epoch, std::int64_t first = 0) const;
 
-  /// Names data set and plan together: a run may be resumed only with the same hash. Reads the data set.
-  std::uint64_t hash() const;
+  /// The state of a run whose next update is at place `first` of an epoch: {u.epoch(), u.index() + 1} after update u.
+  /// first = updates_per_epoch(epoch) is the start of the next epoch. Errors: as epoch().
+  LoaderState state(std::int64_t epoch, std::int64_t first = 0) const;
+  /// Where a run in this state goes on: `place = loader.locate(state); loader.epoch(place.epoch, place.first)`.
+  /// Errors: OptionError for the state of another data set or plan, and for one that no run of this plan passes.
+  Place locate(const LoaderState& state) const;
+
+  /// Names data set and plan together: a run may be resumed only with the same hash. Reads the data set, once.
+  std::uint64_t hash() const { return loader_->hash(); }
 
  private:
-  std::shared_ptr<const detail::LoaderState> loader_;
+  std::shared_ptr<const detail::LoaderCore> loader_;
 };
 
 }  // namespace weft::data

@@ -11,6 +11,11 @@ namespace weft::data {
 namespace {
 
 std::int64_t samples_of(const Regime& regime, std::int64_t all) {
+  if (const auto* batch = std::get_if<TokenBatch>(&regime))
+    fail<OptionError>("plan",
+                      "a batch of {} tokens needs samples that have lengths (a sequence plan) but these have none: use "
+                      "a number of samples, or full",
+                      batch->tokens);
   if (const auto* batch = std::get_if<MiniBatch>(&regime)) return batch->samples;
   return std::holds_alternative<FullBatch>(regime) ? all : 1;
 }

@@ -1,10 +1,13 @@
 #pragma once
 // Which samples each optimizer update sees, and how they are cut into micro-batches: a pure function, computed when asked.
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <variant>
 
 namespace weft::data {
+
+struct SequenceLayout;  // data/sequence_plan.h
 
 // The regimes: how many samples make one optimizer update.
 struct Sgd {};        // one
@@ -13,8 +16,12 @@ struct FullBatch {};  // all of the data set
 struct MiniBatch {
   std::int64_t samples = 128;
 };
-/// How many samples one update sees.
-using Regime = std::variant<MiniBatch, Sgd, FullBatch>;
+/// An update sees at most this many tokens: for sequences, which have lengths (data/sequence_plan.h); Plan refuses it.
+struct TokenBatch {
+  std::int64_t tokens = 4096;
+};
+/// How much of the data one update sees.
+using Regime = std::variant<MiniBatch, Sgd, FullBatch, TokenBatch>;
 
 /// shuffled: another order in each epoch; sequential: by id. The full batch is always sequential: it holds every sample
 /// whatever their order, and reading them in a row is the fastest.
@@ -40,9 +47,11 @@ struct PlannedUpdate {
   std::int64_t number = 1;  // from 1, over all epochs
   std::int64_t epoch = 0;   // from 0
   std::int64_t index = 0;   // [0, updates_per_epoch), within the epoch
-  std::int64_t first = 0;
+  std::int64_t first = 0;   // samples of the epoch that earlier updates saw
   std::int64_t samples = 0;
-  std::int64_t parts = 1;  // K, or the number of samples when a short last update has fewer
+  std::int64_t parts = 1;                                  // K, or the number of samples when a short update has fewer
+  std::int64_t tokens = 0;                                 // of all its samples; 0 where samples have no lengths
+  std::shared_ptr<const SequenceLayout> layout = nullptr;  // the rows that tokens are laid out in; null without lengths
 
   /// The k-th micro-batch, k in [0, parts). Sizes differ by at most one, the larger ones first: the first micro-batch of a
   /// run needs the most memory.
@@ -54,7 +63,8 @@ struct PlannedUpdate {
 ///   (without the short rest when it is dropped). A short last update is an update like any other: with losses that are
 ///   {sum, denominator}, its gradient is exact.
 /// Errors:   OptionError "[plan] batch size 70000 is larger than the data set (60000 samples): use at most 60000, or full";
-///           likewise for an empty data set, a batch size or `accumulate` below 1, and `accumulate` above the batch size.
+///           likewise for an empty data set, a batch size or `accumulate` below 1, `accumulate` above the batch size, and
+///           a batch in tokens.
 ///           (drop_last always leaves an update, because the batch is no larger than the data set.)
 /// Cost:     O(1) memory and O(1) time per question in the number of samples.
 class Plan {

@@ -248,6 +248,40 @@ TEST(Loader, OptionsAreThoseOfThePlan) {
   EXPECT_EQ(set.seed, 4u);
 }
 
+// R1, R2, R9: the state is a few numbers, and every place of a run is found again from its own.
+TEST(Loader, EveryStateLeadsBackToItsPlace) {
+  static_assert(sizeof(LoaderState) <= 200);
+  const Loader loader{counting(50), {.batch = MiniBatch{8}, .accumulate = 2, .seed = 9}};
+  for (const std::int64_t epoch : {0, 1, 5})
+    for (std::int64_t first = 0; first <= 7; ++first) {
+      SCOPED_TRACE(first);
+      const LoaderState state = loader.state(epoch, first);
+      EXPECT_EQ(state.update, 7 * epoch + first);
+      EXPECT_EQ(state.cursor, first == 7 ? 0 : 8 * first);
+      EXPECT_EQ(state.seed, 9u);
+      EXPECT_EQ(state.hash, loader.hash());
+      const Place place = loader.locate(state);
+      EXPECT_EQ(place, (first == 7 ? Place{epoch + 1, 0} : Place{epoch, first}));
+      EXPECT_EQ(loader.state(place.epoch, place.first), state);
+    }
+  // R7: other data, another plan; and a state that was tampered with.
+  LoaderState state = loader.state(2, 3);
+  const Loader other{counting(51), {.batch = MiniBatch{8}, .accumulate = 2, .seed = 9}};
+  EXPECT_NE(message_of<OptionError>([&] {
+              other.locate(state);
+            }).find("[loader] a run goes on only with the data set and the plan that it began with"),
+            std::string::npos);
+  EXPECT_EQ((Loader{counting(50), {.batch = MiniBatch{8}, .accumulate = 8, .seed = 9}}.locate(state)), (Place{2, 3}));
+  state.cursor = 25;
+  EXPECT_EQ(message_of<OptionError>([&] { loader.locate(state); }),
+            "[loader] no run of this plan is at sample 25 of epoch 2 after 17 updates: the state is damaged");
+  for (const auto& [epoch, update] : {std::pair<std::int64_t, std::int64_t>{-1, 3}, {2, -1}, {2, 21}, {2, 13}}) {
+    state.epoch = epoch;
+    state.update = update;
+    EXPECT_NE(message_of<OptionError>([&] { loader.locate(state); }).find("the state is damaged"), std::string::npos);
+  }
+}
+
 TEST(Loader, HashNamesDataAndPlan) {
   const LoaderOptions options{.batch = MiniBatch{4}, .seed = 1};
   const std::uint64_t hash = Loader(counting(10), options).hash();

@@ -276,6 +276,11 @@ TEST(Plan, RefusesWhatCannotBeTrained) {
   for (const Regime& regime : {Regime(MiniBatch{}), Regime(Sgd{}), Regime(FullBatch{})})
     EXPECT_EQ(error(0, {.batch = regime}), "[plan] the data set is empty: a plan needs at least one sample");
 
+  EXPECT_EQ(
+      error(100, {.batch = TokenBatch{4096}}),
+      "[plan] a batch of 4096 tokens needs samples that have lengths (a sequence plan) but these have none: use a "
+      "number of samples, or full");
+
   const Plan plan(100, {.batch = MiniBatch{32}});
   EXPECT_EQ(message_of<ShapeError>([&] { plan.update(0, 4); }),
             "[plan] the update must be in [0, 4) within its epoch but is 4");
