@@ -366,6 +366,14 @@ std::string PartitionReport::verdict() const {
            "alone has no "
            "variance. Take LayerNorm or GroupNorm, which look at one sample only, or keep updates whole (--accumulate "
            "1)";
+  double most = 0;
+  for (const PartitionRow& row : rows) most = row.distance <= most ? most : row.distance;  // NaN stays
+  if (tolerance >= 1e-9 && most < 1e-4)
+    return fmt::format(
+        "not the same gradient to {:g}, but nearly: in f32 that much may come from rounding, as where a large batch "
+        "has an "
+        "activation at the kink of a ReLU. Verify a smaller update (--batch-size 128) to be sure",
+        tolerance);
   return fmt::format(
       "not the same gradient (more than {:g} apart): some operation looks from one sample into another (a mixture "
       "along time "
