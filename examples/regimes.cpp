@@ -327,7 +327,8 @@ int run(int argc, char** argv) {
   std::string batches = "1,32,256,full", scaling = "linear", most = "0.4";
   train::CommandLine line("regimes", "trains one linear model with several batch sizes side by side");
   line.without({"--batch-size", "--accumulate", "--drop-last", "--bn-accumulation", "--optimizer", "--weight-decay",
-                "--momentum", "--schedule", "--warmup", "--eval-samples", "--data-dir", "--profile"});
+                "--momentum", "--schedule", "--warmup", "--eval-samples", "--data-dir", "--profile", "--workers",
+                "--prefetch", "--resume", "--save-every", "--eval", "--predict"});
   line.options.epochs = 30;
   line.options.lr = 0.01;
   line.text("--batches", batches, "N,...", "samples of one update in each regime; full is all of them");

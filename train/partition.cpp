@@ -82,7 +82,7 @@ class Batch {
         offsets.push_back(static_cast<std::int32_t>(at));
       }
       const std::int64_t end = (r + 1) * width;
-      std::fill(micro.sample_ids.data<std::int64_t>() + at, micro.sample_ids.data<std::int64_t>() + end, 0);
+      std::fill(micro.sample_ids.data<std::int64_t>() + at, micro.sample_ids.data<std::int64_t>() + end, -1);
       std::fill(micro.positions.data<std::int64_t>() + at, micro.positions.data<std::int64_t>() + end, 0);
       if (at < end) offsets.push_back(static_cast<std::int32_t>(end));
     }
