@@ -125,7 +125,8 @@ Placement best_fit(Lengths lengths, std::int32_t capacity) {
   Placement placed{std::vector<std::int32_t>(lengths.size(), kNowhere)};
   const auto rooms = static_cast<std::size_t>(capacity);  // a row with all its room is not open yet
   BitSet open(rooms);
-  std::vector<std::int32_t> last(rooms, kNowhere), before;  // for each room the row that came to it last; chained by row
+  std::vector<std::int32_t> last(rooms, kNowhere),
+      before;  // for each room the row that came to it last; chained by row
   for (const std::int32_t item : longest_first(lengths, capacity)) {
     const auto length = static_cast<std::size_t>(lengths[static_cast<std::size_t>(item)]);
     std::size_t room = open.at_least(length);
@@ -181,7 +182,8 @@ Packing pack(Lengths lengths, std::int32_t capacity, Packer packer) {
     items += lengths[i] > 0 ? 1 : 0;
   }
   if (items == 0) return {};
-  capacity = static_cast<std::int32_t>(std::min<std::int64_t>(capacity, sum));  // all in one row: the same, with less memory
+  capacity =
+      static_cast<std::int32_t>(std::min<std::int64_t>(capacity, sum));  // all in one row: the same, with less memory
   switch (packer) {
     case Packer::next_fit: return by_row(next_fit(lengths, capacity));
     case Packer::first_fit: return by_row(first_fit(lengths, capacity, std::min(items, 2 * sum / capacity + 1)));
