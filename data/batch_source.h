@@ -2,7 +2,9 @@
 // What a Loader walks over: a plan over a data set, as a pure function.
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "data/bad_sample.h"
 #include "data/micro_batch.h"
 #include "data/plan.h"
 
@@ -26,6 +28,12 @@ class BatchSource {
   virtual PlannedUpdate update(std::int64_t epoch, std::int64_t index) const = 0;
   /// The k-th micro-batch of an update, k in [0, update.parts), on the cpu.
   virtual MicroBatch collate(const PlannedUpdate& update, std::int64_t k) const = 0;
+  /// The same, without the samples that the data set cannot give, each of which is noted in `skipped`. By default an error
+  /// stays an error.
+  virtual MicroBatch collate_skipping(const PlannedUpdate& update, std::int64_t k,
+                                      [[maybe_unused]] std::vector<SkippedSample>& skipped) const {
+    return collate(update, k);
+  }
   virtual std::uint64_t seed() const = 0;
   /// Names plan and data set together: a run may be resumed only with the same hash. May read the whole data set.
   virtual std::uint64_t hash() const = 0;

@@ -1,6 +1,7 @@
 #include "data/loader.h"
 
 #include "autograd/cast.h"
+#include "data/loader_core.h"
 #include "data/sample_batches.h"
 
 namespace weft::data {
@@ -15,35 +16,37 @@ const SampleBatches& of_samples(const BatchSource& source) {
 
 }  // namespace
 
-std::uint64_t detail::LoaderCore::hash() const {
-  std::call_once(hashed_, [&] { hash_ = source->hash(); });
-  return hash_;
-}
-
-Update::Update(std::shared_ptr<const detail::LoaderCore> loader, const PlannedUpdate& planned)
+Update::Update(std::shared_ptr<detail::LoaderCore> loader, std::shared_ptr<detail::Walk> walk, PlannedUpdate planned)
     : loader_(std::move(loader)),
-      planned_(planned),
-      number_(to(Tensor::from_vector<std::int64_t>({planned.number}, {}), loader_->options.device)) {}
+      walk_(std::move(walk)),
+      planned_(std::move(planned)),
+      number_(to(Tensor::from_vector<std::int64_t>({planned_.number}, {}), loader_->device())) {}
 
 void Update::load(std::int64_t k) {
   micro_ = {};  // its memory serves the next one
   micro_.index = k;
   if (k == planned_.parts) return;
-  const Device device = loader_->options.device;
-  MicroBatch micro = loader_->source->collate(planned_, k);
-  for (Tensor* tensor : {&micro.input, &micro.target, &micro.weight, &micro.sample_ids, &micro.positions})
-    if (tensor->defined()) *tensor = to(*tensor, device);
-  micro.segments = micro.segments.to(device);
-  micro.index = k;
-  micro.update = number_;
-  micro.seed = loader_->source->seed();
-  micro_ = std::move(micro);
+  std::optional<detail::Made> made;
+  if (walk_ != nullptr) made = walk_->take(planned_.index, k);
+  if (!made) made = loader_->make(planned_, k);
+  micro_ = loader_->deliver(*std::move(made), k, number_);
+}
+
+void Epoch::start() {
+  update_.reset();
+  walk_.reset();
+  walk_ = loader_->walk(epoch_, first_, updates_);
+  open(first_);
 }
 
 void Epoch::open(std::int64_t index) {
   update_.reset();
   at_ = index;
-  if (index < updates_) update_ = Update(loader_, loader_->source->update(epoch_, index));
+  if (index >= updates_) return;
+  std::optional<PlannedUpdate> planned;
+  if (walk_ != nullptr) planned = walk_->planned(index);
+  if (!planned) planned = loader_->source().update(epoch_, index);
+  update_ = Update(loader_, walk_, *std::move(planned));
 }
 
 Loader::Loader(std::shared_ptr<const Dataset> dataset, const LoaderOptions& options)
@@ -51,9 +54,12 @@ Loader::Loader(std::shared_ptr<const Dataset> dataset, const LoaderOptions& opti
 
 Loader::Loader(std::shared_ptr<const BatchSource> source, const DeliveryOptions& options) {
   require<OptionError>(source != nullptr, "loader", "needs a source of batches but has a null pointer");
-  loader_ = std::make_shared<const detail::LoaderCore>(std::move(source), options);
+  loader_ = std::make_shared<detail::LoaderCore>(std::move(source), options);
 }
 
+const BatchSource& Loader::source() const { return loader_->source(); }
+std::uint64_t Loader::hash() const { return loader_->hash(); }
+std::vector<SkippedSample> Loader::skipped() const { return loader_->skipped(); }
 const Dataset& Loader::dataset() const { return of_samples(source()).dataset(); }
 const Plan& Loader::plan() const { return of_samples(source()).plan(); }
 

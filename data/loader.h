@@ -14,9 +14,9 @@
 #include <cstdint>
 #include <iterator>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "autograd/window.h"
 #include "data/batch_source.h"
@@ -25,9 +25,13 @@
 
 namespace weft::data {
 
-/// How batches are handed out; none of it changes what is in them.
+/// How batches are made and handed out; none of it changes what is in them.
 struct DeliveryOptions {
-  Device device = {};
+  Device device = {};                // where the micro-batches go
+  std::int64_t workers = 0;          // threads that make them ahead of their use; 0: the calling thread, when asked
+  std::int64_t prefetch = 0;         // micro-batches that the workers are ahead at most; 0: two per worker
+  OnError on_error = OnError::fail;  // what becomes of a sample that the data set cannot give
+  std::int64_t skip_quota = 16;      // different samples that may be skipped before that is an error after all
 };
 
 /// The plan's options and how its batches are handed out. (Spelt out rather than inherited: designated initialisers reach
@@ -39,11 +43,17 @@ struct LoaderOptions {
   Order order = Order::shuffled;
   std::uint64_t seed = 0;
   Device device = {};
+  std::int64_t workers = 0;
+  std::int64_t prefetch = 0;
+  OnError on_error = OnError::fail;
+  std::int64_t skip_quota = 16;
 
   PlanOptions plan() const {
     return {.batch = batch, .accumulate = accumulate, .drop_last = drop_last, .order = order, .seed = seed};
   }
-  DeliveryOptions delivery() const { return {.device = device}; }
+  DeliveryOptions delivery() const {
+    return {.device = device, .workers = workers, .prefetch = prefetch, .on_error = on_error, .skip_quota = skip_quota};
+  }
 };
 
 /// Where a run stands in its data: all that a checkpoint needs to go on with the very next sample.
@@ -64,23 +74,12 @@ struct Place {
 };
 
 namespace detail {
-/// What a loader and all that it hands out share, so that none of them dangles when another one goes.
-struct LoaderCore {
-  LoaderCore(std::shared_ptr<const BatchSource> from, const DeliveryOptions& how)
-      : source(std::move(from)), options(how) {}
-  std::shared_ptr<const BatchSource> source;
-  DeliveryOptions options;
-  /// The source's hash, read once.
-  std::uint64_t hash() const;
-
- private:
-  mutable std::once_flag hashed_;
-  mutable std::uint64_t hash_ = 0;
-};
+class LoaderCore;
+class Walk;
 }  // namespace detail
 
-/// One optimizer update: its window and, when walked over, its micro-batches. They are made one at a time: memory for a
-/// single micro-batch is enough.
+/// One optimizer update: its window and, when walked over, its micro-batches. There is memory for one, and for those that
+/// the workers are ahead.
 class Update {
  public:
   std::int64_t number() const { return planned_.number; }        // from 1, over all epochs
@@ -94,7 +93,8 @@ class Update {
   void backward(const Loss& loss) { window_.backward(loss); }
   const Window& window() const { return window_; }
 
-  /// Input iterator over the micro-batches; ++ collates the next one, in the calling thread. begin() starts anew.
+  /// Input iterator over the micro-batches; ++ makes the next one or waits for the workers', and throws what went wrong with
+  /// it. begin() starts anew. On a device with streams, a micro-batch is for the current stream of the thread that asks.
   class Iterator {
    public:
     using iterator_concept = std::input_iterator_tag;
@@ -125,19 +125,26 @@ class Update {
 
  private:
   friend class Epoch;
-  Update(std::shared_ptr<const detail::LoaderCore> loader, const PlannedUpdate& planned);
+  Update(std::shared_ptr<detail::LoaderCore> loader, std::shared_ptr<detail::Walk> walk, PlannedUpdate planned);
   void load(std::int64_t k);
 
-  std::shared_ptr<const detail::LoaderCore> loader_;
+  std::shared_ptr<detail::LoaderCore> loader_;
+  std::shared_ptr<detail::Walk> walk_;  // the workers' side of it; null without them
   PlannedUpdate planned_;
   Tensor number_;  // i64 [], on the device
   Window window_;
   MicroBatch micro_;
 };
 
-/// The updates of an epoch, from one of them on.
+/// The updates of an epoch, from one of them on. May be left at any point; what the workers made ahead is dropped.
 class Epoch {
  public:
+  Epoch(Epoch&&) = default;
+  Epoch& operator=(Epoch&&) = default;
+  /// A copy begins anew.
+  Epoch(const Epoch& other) : Epoch(other.loader_, other.epoch_, other.first_, other.updates_) {}
+  Epoch& operator=(const Epoch& other) { return *this = Epoch(other); }
+
   /// Input iterator over the updates; ++ opens the next one, with a window of its own. begin() starts anew.
   class Iterator {
    public:
@@ -162,18 +169,20 @@ class Epoch {
     Epoch* epoch_;
   };
   Iterator begin() {
-    open(first_);
+    start();
     return Iterator(this);
   }
   std::default_sentinel_t end() const { return {}; }
 
  private:
   friend class Loader;
-  Epoch(std::shared_ptr<const detail::LoaderCore> loader, std::int64_t epoch, std::int64_t first, std::int64_t updates)
+  Epoch(std::shared_ptr<detail::LoaderCore> loader, std::int64_t epoch, std::int64_t first, std::int64_t updates)
       : loader_(std::move(loader)), epoch_(epoch), first_(first), updates_(updates), at_(first) {}
+  void start();
   void open(std::int64_t index);
 
-  std::shared_ptr<const detail::LoaderCore> loader_;
+  std::shared_ptr<detail::LoaderCore> loader_;
+  std::shared_ptr<detail::Walk> walk_;
   std::int64_t epoch_;
   std::int64_t first_;
   std::int64_t updates_;  // of the whole epoch
@@ -182,9 +191,18 @@ class Epoch {
 };
 
 /// Hands out a data set's batches in the order of a plan.
-/// Errors:   OptionError for options that the plan refuses; DeviceError for a device that is not built in.
-/// Numerics: every batch is a pure function of (data set, plan's options, epoch, update): bitwise the same for any thread
-///           count and wherever one starts.
+///   Workers make micro-batches ahead, on as many threads of their own, each on one core: the thread pool stays with whoever
+///   computes. On cuda and simt a micro-batch travels through pinned memory on a stream of its own, two stages per worker;
+///   the stream that uses it waits, the host does not. The threads start with the first walk and stay until loader, epochs
+///   and updates are gone; several walks at once share them.
+/// Errors:   OptionError for options that the plan refuses, workers, prefetch or skip_quota out of range; DeviceError for a
+///           device that is not built in. An error of a worker reaches the walk at the place of its micro-batch, as it would
+///           without workers: SampleError with the sample's id where a sample is to blame, "[loader] 17 samples of x had to
+///           be skipped but skip_quota is 16; ..." beyond the quota. The loader stays usable: another walk starts anew.
+/// Cost:     no memory from the system once every buffer has been used: tensors come from the allocator's cache, pinned
+///           buffers are kept.
+/// Numerics: every batch is a pure function of (data set, plan's options, epoch, update): bitwise the same for any number of
+///           workers and threads, any prefetch, and wherever one starts.
 class Loader {
  public:
   /// Samples of one size. Takes the data set by value (most are handles), or shares it.
@@ -195,7 +213,7 @@ class Loader {
   /// Whatever has a plan: packed sequences, windows of a time series.
   explicit Loader(std::shared_ptr<const BatchSource> source, const DeliveryOptions& options = {});
 
-  const BatchSource& source() const { return *loader_->source; }
+  const BatchSource& source() const;
   /// The data set and the plan of samples of one size. Errors: OptionError for a loader of another source.
   const Dataset& dataset() const;
   const Plan& plan() const;
@@ -214,10 +232,13 @@ class Loader {
   Place locate(const LoaderState& state) const;
 
   /// Names data set and plan together: a run may be resumed only with the same hash. Reads the data set, once.
-  std::uint64_t hash() const { return loader_->hash(); }
+  std::uint64_t hash() const;
+
+  /// The ledger: what on_error = skip left out of the micro-batches that were handed out, in their order.
+  std::vector<SkippedSample> skipped() const;
 
  private:
-  std::shared_ptr<const detail::LoaderCore> loader_;
+  std::shared_ptr<detail::LoaderCore> loader_;
 };
 
 }  // namespace weft::data

@@ -9,7 +9,7 @@ namespace weft::data {
 
 /// The updates of a Plan with the rows of a Dataset: row r of a micro-batch is the sample at the r-th place of its part.
 /// Errors: OptionError for options that the plan refuses; ShapeError "[loader] the data set x must collate 2 samples into as
-///         many rows but made [3, 1]"; what the data set throws.
+///         many rows but made [3, 1]"; SampleError that names the sample for what the data set throws about one.
 class SampleBatches final : public BatchSource {
  public:
   explicit SampleBatches(std::shared_ptr<const Dataset> dataset, const PlanOptions& options = {});
@@ -23,10 +23,14 @@ class SampleBatches final : public BatchSource {
   std::int64_t updates_before(std::int64_t epoch) const override;
   PlannedUpdate update(std::int64_t epoch, std::int64_t index) const override { return plan_.update(epoch, index); }
   MicroBatch collate(const PlannedUpdate& update, std::int64_t k) const override;
+  MicroBatch collate_skipping(const PlannedUpdate& update, std::int64_t k,
+                              std::vector<SkippedSample>& skipped) const override;
   std::uint64_t seed() const override { return plan_.seed(); }
   std::uint64_t hash() const override;
 
  private:
+  MicroBatch make(const PlannedUpdate& update, std::int64_t k, std::vector<SkippedSample>* skipped) const;
+
   std::shared_ptr<const Dataset> dataset_;
   Plan plan_;
 };

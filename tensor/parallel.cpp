@@ -170,4 +170,7 @@ void detail::run_chunks(std::int64_t chunks, ChunkFunction function, void* conte
   pool().run(job);
 }
 
+SerialScope::SerialScope() : before_(inside_region) { inside_region = true; }
+SerialScope::~SerialScope() { inside_region = before_; }
+
 }  // namespace weft

@@ -39,4 +39,17 @@ void parallel_ranges(std::int64_t count, std::int64_t grain, F&& f) {
   });
 }
 
+/// While one lives, this thread's parallel regions run on it alone and leave the pool's threads to others: for threads that
+/// work beside the one that computes.
+class SerialScope {
+ public:
+  SerialScope();
+  ~SerialScope();
+  SerialScope(const SerialScope&) = delete;
+  SerialScope& operator=(const SerialScope&) = delete;
+
+ private:
+  bool before_;
+};
+
 }  // namespace weft

@@ -15,6 +15,7 @@
 #include "data/fingerprint.h"
 #include "data/gather.h"
 #include "data/tensor_dataset.h"
+#include "support/batches.h"
 #include "support/compare.h"
 #include "support/threads.h"
 
@@ -22,44 +23,14 @@ namespace weft::data {
 namespace {
 
 using test::bitwise_equal;
+using test::counting;
+using test::expect_same;
 using test::message_of;
+using test::Seen;
+using test::walk;
 
 static_assert(std::input_iterator<Epoch::Iterator> && std::sentinel_for<std::default_sentinel_t, Epoch::Iterator>);
 static_assert(std::input_iterator<Update::Iterator> && std::sentinel_for<std::default_sentinel_t, Update::Iterator>);
-
-/// Sample i: input row [10 i, 10 i + 1, ...] of three f32, target 2 i + 1 as i64.
-TensorDataset counting(std::int64_t samples) {
-  std::vector<float> input(static_cast<std::size_t>(samples * 3));
-  std::vector<std::int64_t> target(static_cast<std::size_t>(samples));
-  for (std::size_t i = 0; i < target.size(); ++i) {
-    target[i] = static_cast<std::int64_t>(2 * i + 1);
-    for (std::size_t j = 0; j < 3; ++j) input[i * 3 + j] = static_cast<float>(10 * i + j);
-  }
-  return {Tensor::from_vector(input, {samples, 3}), Tensor::from_vector(target, {samples}), "counting"};
-}
-
-/// Everything that a run over these updates hands out.
-struct Seen {
-  std::int64_t update, micro;
-  Tensor input, target, ids;
-};
-std::vector<Seen> walk(Epoch epoch) {
-  std::vector<Seen> seen;
-  for (auto& update : epoch)
-    for (auto& micro : update)
-      seen.push_back({update.number(), micro.index, micro.input, micro.target, micro.sample_ids});
-  return seen;
-}
-void expect_same(const std::vector<Seen>& a, const std::vector<Seen>& b) {
-  ASSERT_EQ(a.size(), b.size());
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    EXPECT_EQ(a[i].update, b[i].update);
-    EXPECT_EQ(a[i].micro, b[i].micro);
-    EXPECT_TRUE(bitwise_equal(a[i].input, b[i].input)) << i;
-    EXPECT_TRUE(bitwise_equal(a[i].target, b[i].target)) << i;
-    EXPECT_TRUE(bitwise_equal(a[i].ids, b[i].ids)) << i;
-  }
-}
 
 TEST(Loader, HandsOutEverySampleOnceWithItsTarget) {
   const Loader loader{counting(103), {.batch = MiniBatch{20}, .accumulate = 3, .seed = 5}};
