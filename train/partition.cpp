@@ -224,7 +224,7 @@ std::vector<Cut> cuts_of(const Batch& batch, const data::PlannedUpdate& update) 
   }
 
   if (batch.sequences()) {
-    const std::int64_t width = std::max(batch.width(), batch.longest());
+    const std::int64_t width = std::max(batch.width(), 2 * batch.longest());  // so that rows hold more than one
     std::vector<std::int32_t> lengths;
     for (const Unit& unit : batch.units()) lengths.push_back(static_cast<std::int32_t>(unit.length));
     const data::Packing packing = data::pack(lengths, static_cast<std::int32_t>(width));

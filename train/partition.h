@@ -59,8 +59,9 @@ struct PartitionReport {
 ///   Samples of one size: 1xB in one micro-batch; Bx1 one by one; ragged in micro-batches of 1, 2, 3, ... samples; padded, where
 ///   targets are class labels, with rows without a label; and as planned, where the source cuts the update.
 ///   Sequences (micro-batches with a segment table): 1xB padded to the longest; Bx1 each alone, without padding; ragged; padded in
-///   four micro-batches to a multiple of 64; packed into rows as wide as the source's, in one micro-batch, and row by row; and as
-///   planned. A segment without a label, padding for one, is left out: it adds nothing to the loss.
+///   four micro-batches to a multiple of 64; packed into rows as wide as the source's, twice the longest at least, in one
+///   micro-batch, and row by row; and as planned. A segment without a label, padding for one, is left out: it adds nothing
+///   to the loss.
 /// The parameters' gradients are cleared, parameters and buffers (running statistics) come out as they went in.
 /// Errors:  OptionError "[verify_partition] update 1 of x holds no label"; what the first cut throws. A cut behind it that throws
 ///          an Error is reported as refused.
