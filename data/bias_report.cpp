@@ -37,12 +37,13 @@ BiasReport bias_report(const SequencePlan& plan, std::int64_t epoch) {
   for (std::int64_t u = 0; u < report.updates; ++u) {
     const PlannedUpdate update = plan.update(epoch, u);
     report.micro_batches += update.parts;
-    report.pieces += update.samples;
-    report.tokens += update.tokens;
+    const std::int64_t tokens = update.layout->tokens();
+    const auto pieces = static_cast<std::int64_t>(update.layout->pieces.size());
+    report.pieces += pieces;
+    report.tokens += tokens;
     report.places += update.layout->places();
     for (std::int64_t r = 0; r < update.layout->rows(); ++r) report.rows += update.layout->row(r).empty() ? 0 : 1;
-    if (update.samples > 0)
-      mean_lengths.push_back(static_cast<double>(update.tokens) / static_cast<double>(update.samples));
+    if (pieces > 0) mean_lengths.push_back(static_cast<double>(tokens) / static_cast<double>(pieces));
   }
   report.left_out = report.counts.pieces - report.pieces;
   report.left_out_tokens = report.counts.placed_tokens - report.tokens;

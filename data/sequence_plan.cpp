@@ -47,6 +47,7 @@ struct Index {
   std::vector<std::int64_t> windows;  // [windows + 1]: rows (pack) or batches (tokens) before each window
   // [updates + 1]: before each update the rows (pad, pack) where they are no multiples of its size, the pieces (bucket, tokens)
   std::vector<std::int64_t> starts;
+  std::vector<Groups> sorted;  // tokens: the batches of each window, because an epoch's updates come from all over it
 };
 
 // Independent draws from one seed.
@@ -82,7 +83,7 @@ struct SequencePlan::State {
   std::vector<std::int64_t> bucket_rows;     // of a batch
   std::vector<std::int64_t> bucket_batches;  // [buckets + 1]: batches before each bucket
 
-  mutable Recent<std::int64_t, Index> indices{4};                            // by epoch
+  mutable Recent<std::int64_t, Index> indices{3};                            // by epoch
   mutable Recent<std::pair<std::int64_t, std::int64_t>, Groups> windows{8};  // by epoch and window
   mutable std::mutex mutex;
   mutable std::vector<std::int64_t> before{0};  // updates before each epoch
@@ -131,10 +132,6 @@ struct SequencePlan::State {
   std::pair<std::int64_t, std::int64_t> window_places(std::int64_t epoch, std::int64_t w) const;
   Groups packed_window(std::int64_t epoch, std::int64_t w) const;
   Groups sorted_window(std::int64_t epoch, std::int64_t w) const;
-  Groups window(std::int64_t epoch, std::int64_t w) const {
-    return options.batching == Batching::pack ? packed_window(epoch, w) : sorted_window(epoch, w);
-  }
-
   Index make_index(std::int64_t epoch) const;
   void index_packed(Index& made, const std::vector<std::int64_t>& sizes) const;
   std::shared_ptr<const Index> index(std::int64_t epoch) const {
@@ -497,16 +494,20 @@ Index SequencePlan::State::make_index(std::int64_t epoch) const {
         sizes.push_back(std::min(rest, bucket_rows[b]));
   } else {
     made.windows.assign(at(window_count(epoch)) + 1, 0);
-    std::vector<std::vector<std::int32_t>> offsets(made.windows.size() - 1);
-    parallel_chunks(static_cast<std::int64_t>(offsets.size()), [&](std::int64_t w) {
-      Groups groups = window(epoch, w);
-      made.windows[at(w) + 1] = groups.count();
-      if (options.batching == Batching::tokens || options.unit == RowUnit::samples)
-        offsets[at(w)] = std::move(groups.offsets);
+    std::vector<Groups> groups(made.windows.size() - 1);
+    const bool keep = options.batching == Batching::tokens, sized = keep || options.unit == RowUnit::samples;
+    parallel_chunks(static_cast<std::int64_t>(groups.size()), [&](std::int64_t w) {
+      Groups& here = groups[at(w)];
+      here = keep ? sorted_window(epoch, w) : packed_window(epoch, w);
+      made.windows[at(w) + 1] = here.count();
+      if (!keep) here.items = {};
+      if (!sized) here = {};
     });
     std::partial_sum(made.windows.begin(), made.windows.end(), made.windows.begin());
-    for (const std::vector<std::int32_t>& window : offsets)
-      for (std::size_t g = 0; g + 1 < window.size(); ++g) sizes.push_back(window[g + 1] - window[g]);
+    for (const Groups& here : groups)
+      for (std::int64_t g = 0; sized && g < here.count(); ++g)
+        sizes.push_back(here.offsets[at(g) + 1] - here.offsets[at(g)]);
+    if (keep) made.sorted = std::move(groups);
   }
   if (options.batching == Batching::pack) {
     index_packed(made, sizes);
@@ -565,7 +566,6 @@ Groups SequencePlan::State::rows_of(std::int64_t epoch, std::int64_t update, std
   std::int64_t end = count();
   if (!full) end = indexed && !known->starts.empty() ? known->starts[at(update) + 1] : std::min(first + rows, end);
 
-  const auto window_at = [&](std::int64_t w) { return windows.get({epoch, w}, [&] { return window(epoch, w); }); };
   const auto window_of = [&](std::int64_t group) {
     return std::upper_bound(known->windows.begin(), known->windows.end(), group) - known->windows.begin() - 1;
   };
@@ -581,7 +581,7 @@ Groups SequencePlan::State::rows_of(std::int64_t epoch, std::int64_t update, std
       const std::int64_t batch = full ? 0 : shuffled_batch(epoch, update, known->updates);
       for (std::int64_t b = batch; b < (full ? known->windows.back() : batch + 1); ++b) {
         const std::int64_t w = window_of(b);
-        add_rows((*window_at(w))[b - known->windows[at(w)]]);
+        add_rows(known->sorted[at(w)][b - known->windows[at(w)]]);
       }
       break;
     }
@@ -589,7 +589,7 @@ Groups SequencePlan::State::rows_of(std::int64_t epoch, std::int64_t update, std
       end = std::min(end, known->windows.back());
       std::int64_t row = first, w = window_of(first);
       for (first = 0; row < end; ++w) {
-        const auto packed = window_at(w);
+        const auto packed = windows.get({epoch, w}, [&] { return packed_window(epoch, w); });
         const std::int64_t begin = known->windows[at(w)];
         if (made.count() == 0) first = window_places(epoch, w).first + packed->offsets[at(row - begin)];
         for (; row < std::min(end, known->windows[at(w) + 1]); ++row) made.append((*packed)[row - begin]);
@@ -679,10 +679,11 @@ PlannedUpdate SequencePlan::update(std::int64_t epoch, std::int64_t index) const
   update.number = updates_before(epoch) + index + 1;
   update.epoch = epoch;
   update.index = index;
-  update.layout = state_->layout(state_->rows_of(epoch, index, update.first));
-  update.samples = static_cast<std::int64_t>(update.layout->pieces.size());
+  const Groups rows = state_->rows_of(epoch, index, update.first);
+  for (const std::int32_t item : rows.items) update.tokens += state_->length(item);
+  update.samples = static_cast<std::int64_t>(rows.items.size());
+  update.layout = state_->layout(rows);
   update.parts = static_cast<std::int64_t>(update.layout->parts.size());
-  update.tokens = update.layout->tokens();
   return update;
 }
 

@@ -120,17 +120,18 @@ struct SequenceCounts {
 ///   micro-batches in each and of rows in those, of the same width: where rows run out, rows of padding stand in.
 ///   FullBatch is one update, in the order of the data set. Sgd is MiniBatch{1}. A TokenBatch holds as many rows as their
 ///   number times their width allows, as one micro-batch; pack then has floor(tokens / length) rows.
-///   pad_to and pad_multiple widen micro-batches only. Of an update, `samples` counts pieces and `tokens` places without
-///   padding, both of this rank; `first` counts the pieces in the epoch's earlier updates, of all ranks.
+///   pad_to and pad_multiple widen micro-batches only. Of an update, `samples` counts pieces, `tokens` places without padding, and
+///   `first` the pieces in the epoch's earlier updates, all over all ranks; `layout` holds this rank's rows.
 /// Params:   lengths in [0, 2^31 - 2]; fewer than 2^31 pieces.
 /// Errors:   OptionError "[sequence_plan] sample 17 has 3000 tokens but a row has 2048 places: choose to truncate, split or drop
 ///           it"; "batch size 512 is larger than the 40 rows of an epoch"; "a batch of 256 tokens cannot hold a row of 512
 ///           places"; and for options that exclude each other. ShapeError for an epoch or an index out of range.
 /// Cost:     12 bytes per piece (bucket: 16). pad answers in O(rows of the update). The others, and pad to a token budget, make an
 ///           index on an epoch's first use: all pieces once, in parallel; 8 bytes per window and, unless rows are counted, per
-///           update. tokens and pack then sort or pack the windows that an update lies in. The last few indices and windows
-///           are kept; any number of threads may ask. updates_before(e) needs the indices of all epochs before e once, where
-///           epochs differ in their number of updates (tokens and pad to a token budget, pack).
+///           update; tokens 4 bytes per piece. pack then packs the windows that an update lies in, the others answer in
+///           O(rows). The indices of three epochs and the last few windows are kept; any number of threads may ask.
+///           updates_before(e) needs the indices of all epochs before e once, where epochs differ in their number of updates
+///           (tokens and pad to a token budget, pack).
 class SequencePlan {
  public:
   explicit SequencePlan(std::span<const std::int64_t> lengths, const SequencePlanOptions& options = {});
