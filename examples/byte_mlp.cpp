@@ -76,7 +76,7 @@ Loss loss_of(const Tensor& logits, const data::MicroBatch& micro) {
 /// What the command line says beyond the options that every example has.
 struct Choices {
   std::string batching = "pack", packer = "best-fit", pad_to = "longest", loss_mean = "token";
-  std::int64_t length = 512, hidden = 256, sample_bytes = 400;
+  std::int64_t length = 512, hidden = 512, sample_bytes = 400;
   double temperature = 0.7;
   bool verify = false, compare = false;
 };
@@ -191,6 +191,7 @@ struct Contestant {
         source(std::move(batches)),
         loader(source, train::loader_options(options).delivery()),
         model(make_model(choices, options)),
+        schedule(train::make_schedule(options, *source)),
         optimizer(train::make_optimizer(options, nn::parameters(model))) {}
   Contestant(const Contestant&) = delete;
   Contestant& operator=(const Contestant&) = delete;
@@ -200,6 +201,7 @@ struct Contestant {
     const auto start = Clock::now();
     while (tokens < goal && most > 0) {
       for (data::Update& update : loader.epoch(place.epoch, place.first)) {
+        optimizer->set_lr(schedule.lr(update.number()));
         for (const data::MicroBatch& micro : update) {
           const auto scope = micro.scope();
           update.backward(loss_of(model(micro), micro));
@@ -214,15 +216,15 @@ struct Contestant {
       }
       if (place.first == source->updates_per_epoch(place.epoch)) place = {place.epoch + 1, 0};
     }
-    if (options_device_is_asynchronous()) optimizer->check();
+    optimizer->check();  // on a GPU, waits for what was started
     seconds += std::chrono::duration<double>(Clock::now() - start).count();
   }
-  bool options_device_is_asynchronous() const { return model.hidden.weight.device().kind == DeviceKind::cuda; }
 
   std::string name;
   Source source;
   data::Loader loader;
   ByteMlp model;
+  optim::Schedule schedule;
   std::unique_ptr<optim::Optimizer> optimizer;
   data::Place place;
   std::int64_t updates = 0, samples = 0, tokens = 0, places = 0;
@@ -341,8 +343,9 @@ int run(int argc, char** argv) {
   Choices choices;
   train::CommandLine line("byte_mlp", "trains a small language model of bytes on the fortunes");
   line.options.batch_size = 32;
-  line.options.epochs = 2;
+  line.options.epochs = 4;
   line.options.lr = 2e-3;
+  line.options.schedule = train::ScheduleKind::cosine;
   line.without({"--bn-accumulation"});
   line.choice("--batching", choices.batching, {"pad", "bucket", "tokens", "pack"}, "how documents become rows");
   line.number("--length", choices.length, 2, 65536, "places of a row; longer documents are split");
@@ -353,7 +356,8 @@ int run(int argc, char** argv) {
   line.number("--hidden", choices.hidden, 1, 65536, "features of the hidden layer");
   line.number("--temperature", choices.temperature, 0.0, 100.0, "of the text at the end; 0 takes the likeliest byte");
   line.number("--sample-bytes", choices.sample_bytes, 0, 1000000, "of that text, at most");
-  line.flag("--compare-batching", choices.compare, "train with each batching, for as many bytes each");
+  line.flag("--compare-batching", choices.compare,
+            "train with each batching, for as many bytes each; --epochs 1 takes minutes");
   line.flag("--verify-partition", choices.verify, "cut one update in several ways and compare the gradients");
   train::Options options = line.parse(argc, argv);
   std::FILE* const out = options.json ? stderr : stdout;
