@@ -105,7 +105,7 @@ Source make_source(const data::TextDocuments& texts, const Choices& choices, con
   else
     plan.batch = data::MiniBatch{*options.batch_size};
   if (plan.batching == data::Batching::pack)
-    plan.unit = data::RowUnit::samples;
+    plan.unit = options.batch_size ? data::RowUnit::samples : data::RowUnit::rows;
   else
     plan.pad_to = chosen<data::PadTo>(choices.pad_to, {"longest", "length"});
   return std::make_shared<const data::SequenceBatches>(
@@ -277,6 +277,8 @@ int compare(const data::TextDocuments& texts, const Source& test, Choices choice
         one->losses.push_back(found.loss);
         summary.eval_samples = found.samples;
       }
+      progress.print(
+          fmt::format("{} bytes each, {:.0f} s", until, std::chrono::duration<double>(Clock::now() - start).count()));
     }
     if (const int signal = train::StopSignal::received()) summary.stopped_by = signal == SIGTERM ? "SIGTERM" : "SIGINT";
   }

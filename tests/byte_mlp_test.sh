@@ -25,7 +25,7 @@ awk 'BEGIN { for (i = 0; i < 200; ++i) { n = 1 + i * 37 % 20
   for (k = 0; k < n; ++k) printf "word%d %s", (i * k) % 13, k % 5 == 4 ? "\n" : ""
   print "end"; print "%" } }' >data/texts
 
-small=(--data-dir data --hidden 16 --length 64 --batch-size 8 --epochs 1 --sample-bytes 40)
+small=(--data-dir data --hidden 16 --length 64 --epochs 1 --sample-bytes 40)
 trains() { "$program" "${small[@]}" "$@" >stdout 2>stderr || fail "status $?: $*"; }
 refuses() {
   local status=0 want=$1 text=$2
@@ -55,6 +55,8 @@ for batching in pad bucket tokens pack; do
   [[ $(value tokens "runs/$batching") == $(value tokens runs/pad) ]] || fail "$batching sees other tokens than pad"
   awk -v rate="$(value tokens_per_s "runs/$batching")" 'BEGIN { exit !(rate > 0) }' || fail "tokens_per_s of $batching"
 done
+trains --out runs/full --batch-size full --accumulate 3
+grep -q "full batch: an epoch is 1 update" stdout || fail "says how many updates an epoch has"
 grep -q "<h2>A text of its own</h2>" runs/pack/report.html || fail "the report holds a text"
 
 trains --out runs/threads --threads 1
