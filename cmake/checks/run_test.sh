@@ -189,6 +189,22 @@ test_matrix() {
   log_is cmake "dev -DWEFT_CUDA=OFF CUDACXX="
 }
 
+test_verify_partition() {
+  begin "verify_partition"
+  expect 2 "$repo/run" verify_partition
+  err_has "verify_partition needs the name of an example"
+  expect 2 "$repo/run" verify_partition --json
+  expect 2 "$repo/run" verify_partition helo
+  err_has "did you mean: hello"
+  expect 2 "$repo/run" verify_partition hello
+  err_has "the example 'hello' has no --verify-partition"
+  cp "$repo/examples/hello.cpp" "$sandbox/keep"
+  echo '// takes "--verify-partition"' >>"$repo/examples/hello.cpp"
+  expect 0 "$repo/run" verify_partition hello --json
+  out_is "$PWD|--verify-partition|--json"
+  cp "$sandbox/keep" "$repo/examples/hello.cpp"
+}
+
 # The steps of release-check, with a made-up tidy.sh.
 test_release_check() {
   begin "release check"
@@ -571,6 +587,7 @@ case ${1-} in
     test_words
     test_docs
     test_matrix
+    test_verify_partition
     test_release_check
     test_example
     test_tests
