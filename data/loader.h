@@ -102,6 +102,7 @@ class Update {
   std::int64_t epoch() const { return planned_.epoch; }          // from 0
   std::int64_t index() const { return planned_.index; }          // [0, updates_per_epoch), within the epoch
   std::int64_t samples() const { return planned_.samples; }      // over all micro-batches
+  std::int64_t tokens() const { return planned_.tokens; }        // likewise; 0 where samples have no lengths
   std::int64_t micro_batches() const { return planned_.parts; }  // K, fewer in a short update of fewer samples
 
   /// Window::backward on this update's window.
