@@ -132,8 +132,8 @@ TEST(Transform, AResizedCropHasTheLawOfItsOptions) {
   // A plane x + 100 y is read off exactly by bilinear interpolation: the corners of the result tell the window.
   constexpr std::int64_t kRows = 20'000, kHeight = 40, kWidth = 60, kOut = 20;
   const Tensor image = zeros({1, kHeight, kWidth});
-  for (std::int64_t i = 0; i < kHeight * kWidth; ++i)
-    image.data<float>()[i] = static_cast<float>(i % kWidth) + 100 * static_cast<float>(i / kWidth);
+  for (std::int64_t y = 0; y < kHeight; ++y)
+    for (std::int64_t x = 0; x < kWidth; ++x) image.data<float>()[y * kWidth + x] = static_cast<float>(x + 100 * y);
   const auto transform =
       image_transform({RandomResizedCrop{.height = kOut, .width = kOut, .least_area = 0.2, .most_area = 0.8}});
   const RowRandom random(7, 3, KeyedBy::sample);
