@@ -126,6 +126,14 @@ Floats widen(const std::uint8_t* from) {
                                  Floats);
 }
 
+Floats backwards(Floats v) {
+#if defined(__clang__)
+  return __builtin_shufflevector(v, v, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+#else
+  return __builtin_shuffle(v, simd::Mask<float>{15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0});
+#endif
+}
+
 /// `count` pixels in a row, forwards or from the last to the first.
 template <class S>
 void convert(const S* from, float* to, std::int64_t count, bool mirrored, const Affine& affine) {
@@ -137,10 +145,9 @@ void convert(const S* from, float* to, std::int64_t count, bool mirrored, const 
     return;
   }
   const Floats mean = simd::broadcast(affine.mean), scale = simd::broadcast(affine.scale);
-  const simd::Mask<float> backwards = {15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0};
   for (std::int64_t i = 0;; i = std::min(i + kLanes, count - kLanes)) {  // the last vector overlaps the one before it
     Floats value = (widen(from + i) - mean) * scale;
-    if (mirrored) value = __builtin_shuffle(value, backwards);
+    if (mirrored) value = backwards(value);
     simd::store<float, float>(to + (mirrored ? count - kLanes - i : i), value);
     if (i == count - kLanes) break;
   }
@@ -363,8 +370,8 @@ RowRandom::RowRandom(std::uint64_t seed, std::int64_t epoch, KeyedBy keyed_by) {
   key_ = static_cast<std::uint64_t>(name[0]) << 32 | name[1];
 }
 
-std::shared_ptr<const Transform> image_transform(std::vector<ImageStep> steps) {
-  return std::make_shared<const ImageTransform>(std::move(steps));
+std::shared_ptr<const Transform> image_transform(const std::vector<ImageStep>& steps) {
+  return std::make_shared<const ImageTransform>(steps);
 }
 
 }  // namespace weft::data

@@ -89,6 +89,6 @@ using ImageStep = std::variant<RandomCrop, RandomResizedCrop, RandomHorizontalFl
 ///           FashionMnist's. Bilinear: pixel centres at half-integers, edges repeated, no smoothing before shrinking; between
 ///           rows first, then between columns, in f32. Deterministic.
 /// Source:   names and random laws of torchvision.transforms.
-std::shared_ptr<const Transform> image_transform(std::vector<ImageStep> steps);
+std::shared_ptr<const Transform> image_transform(const std::vector<ImageStep>& steps);
 
 }  // namespace weft::data

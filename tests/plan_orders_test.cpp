@@ -62,8 +62,8 @@ TEST(PlanWeighted, DrawsInProportionToTheWeights) {
     for (std::int64_t epoch = 0; epoch < epochs; ++epoch)
       for (const std::int64_t id : epoch_of(plan, epoch)) ++counts.at(static_cast<std::size_t>(id));
     const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
-    std::vector<double> expected;
-    for (const double w : weights) expected.push_back(w / sum * static_cast<double>(epochs * n));
+    std::vector<double> expected = weights;
+    for (double& w : expected) w = w / sum * static_cast<double>(epochs * n);
     const auto freedom =
         static_cast<double>(std::count_if(weights.begin(), weights.end(), [](double w) { return w > 0; })) - 1;
     EXPECT_LE(chi_square(counts, expected), freedom > 0 ? chi_square_limit(freedom) : 0);

@@ -132,8 +132,8 @@ TEST(Transform, AResizedCropHasTheLawOfItsOptions) {
   // A plane x + 100 y is read off exactly by bilinear interpolation: the corners of the result tell the window.
   constexpr std::int64_t kRows = 20'000, kHeight = 40, kWidth = 60, kOut = 20;
   const Tensor image = zeros({1, kHeight, kWidth});
-  for (std::int64_t i = 0; i < kHeight * kWidth; ++i)
-    image.data<float>()[i] = static_cast<float>(i % kWidth) + 100 * static_cast<float>(i / kWidth);
+  for (std::int64_t y = 0; y < kHeight; ++y)
+    for (std::int64_t x = 0; x < kWidth; ++x) image.data<float>()[y * kWidth + x] = static_cast<float>(x + 100 * y);
   const auto transform =
       image_transform({RandomResizedCrop{.height = kOut, .width = kOut, .least_area = 0.2, .most_area = 0.8}});
   const RowRandom random(7, 3, KeyedBy::sample);
@@ -300,9 +300,9 @@ TEST(Transform, ASampleThatIsDrawnTwiceIsChangedTwice) {
 }
 
 TEST(Transform, ItsStepsAreInTheHash) {
-  const auto loader = [](std::vector<ImageStep> steps) {
+  const auto loader = [](const std::vector<ImageStep>& steps) {
     return Loader{TensorDataset(zeros({4, 5, 5}), zeros({4})),
-                  {.batch = Sgd{}, .transform = steps.empty() ? nullptr : image_transform(std::move(steps))}}
+                  {.batch = Sgd{}, .transform = steps.empty() ? nullptr : image_transform(steps)}}
         .hash();
   };
   const std::vector<std::uint64_t> hashes{loader({}),
@@ -319,9 +319,7 @@ TEST(Transform, ItsStepsAreInTheHash) {
 }
 
 TEST(Transform, RefusesWhatItCannotDo) {
-  const auto option = [](ImageStep step) {
-    return message_of<OptionError>([&] { image_transform({std::move(step)}); });
-  };
+  const auto option = [](const ImageStep& step) { return message_of<OptionError>([&] { image_transform({step}); }); };
   EXPECT_EQ(option(RandomCrop{0, 5}), "[random_crop] the window must have an extent but is 0 x 5");
   EXPECT_EQ(option(RandomCrop{5, 5, -1}), "[random_crop] padding must be at least 0 but is -1");
   EXPECT_EQ(option(RandomResizedCrop{5, 0}), "[random_resized_crop] the result must have an extent but is 5 x 0");
@@ -335,8 +333,8 @@ TEST(Transform, RefusesWhatItCannotDo) {
   EXPECT_EQ(option(Normalize{{0, 1}, {1, 0}}), "[normalize] deviations must be positive but that of channel 1 is 0");
   EXPECT_EQ(option(Normalize{{NAN}, {1}}), "[normalize] means must be finite but that of channel 0 is nan");
   EXPECT_EQ(message_of<OptionError>([] { image_transform({}); }), "[image_transform] needs a step at least but has 0");
-  const auto shape = [](ImageStep step, const Tensor& x) {
-    return message_of<ShapeError>([&] { changed({std::move(step)}, x); });
+  const auto shape = [](const ImageStep& step, const Tensor& x) {
+    return message_of<ShapeError>([&] { changed({step}, x); });
   };
   EXPECT_EQ(shape(RandomCrop{32, 32, 1}, zeros({2, 28, 28})),
             "[random_crop] a window of 32 x 32 needs images of that size but they are 28 x 28, padded by 1");
