@@ -1,14 +1,18 @@
 #include "data/fashion_mnist.h"
 
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <string>
 #include <system_error>
 #include <utility>
 
+#include "autograd/layout.h"
+#include "data/file.h"
 #include "data/fingerprint.h"
 #include "data/gather.h"
 #include "data/idx.h"
+#include "data/npy.h"
 #include "kernels/common/simd.h"
 
 namespace weft::data {
@@ -88,6 +92,23 @@ FashionMnist FashionMnist::load(const std::filesystem::path& directory, const ch
     to[row] = from[row];
   }
   return {std::string("fashion_mnist/") + split, std::move(images), std::move(labels)};
+}
+
+Tensor FashionMnist::read_images(const std::filesystem::path& path) {
+  constexpr std::string_view kNumpy{"\x93NUMPY", 6};
+  std::array<char, kNumpy.size()> start{};
+  const std::int64_t got = InputFile(kOp, path).read_at(0, start.data(), kNumpy.size());
+  const bool numpy = std::string_view(start.data(), static_cast<std::size_t>(got)) == kNumpy;
+  Tensor images = numpy ? contiguous(load_npy(path)) : read_idx(path);
+  if (images.rank() == 2) images = images.unsqueeze(0);
+  require<IoError>(
+      images.dtype() == Dtype::u8 && images.rank() == 3 && images.size(1) == kSide && images.size(2) == kSide, kOp,
+      "images must be bytes u8 [N, {0}, {0}], 0 is black, but {1} holds {2} {3}", kSide, path.string(),
+      to_string(images.dtype()), images.shape());
+  Tensor input = Tensor::empty(images.shape());
+  for (std::int64_t row = 0; row < images.size(0); ++row)
+    normalise(images.data<std::uint8_t>() + row * kPixels, input.data<float>() + row * kPixels);
+  return input;
 }
 
 std::uint64_t FashionMnist::fingerprint() const { return hash_combine(hash_tensor(images_), hash_tensor(labels_)); }

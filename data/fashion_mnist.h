@@ -39,6 +39,11 @@ class FashionMnist final : public Dataset {
   ///           instruction set.
   Batch collate(std::span<const std::int64_t> ids) const override;
 
+  /// Other images as a model gets them, f32 [N, 28, 28]: from an IDX file, plain or gzip, or an .npy file of bytes [N, 28, 28]
+  /// or [28, 28] (told apart by content), light on dark like those of the set. Errors: IoError as read_idx and load_npy, and
+  /// for another shape or dtype.
+  static Tensor read_images(const std::filesystem::path& path);
+
   const Tensor& images() const { return images_; }  // u8 [N, 28, 28], as in the file
   const Tensor& labels() const { return labels_; }  // i64 [N]
 

@@ -106,8 +106,11 @@ void AtomicFile::commit() {
   const std::filesystem::path folder = path_.has_parent_path() ? path_.parent_path() : ".";
   const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (descriptor < 0) return;  // a folder that may be written but not read: the file is in its place all the same
-  ::fsync(descriptor);
+  const int error =
+      ::fsync(descriptor) == 0 || errno == EINVAL ? 0 : errno;  // EINVAL: no such thing in this file system
   ::close(descriptor);
+  require<IoError>(error == 0, op_, "{} is in its place, but its folder could not be forced to the disk: {}",
+                   path_.string(), reason(error));
 }
 
 }  // namespace weft::data

@@ -22,6 +22,7 @@
 #include "data/batch_source.h"
 #include "data/dataset.h"
 #include "data/plan.h"
+#include "data/transform.h"
 
 namespace weft::data {
 
@@ -47,6 +48,7 @@ struct LoaderOptions {
   std::int64_t ranks = 1;
   std::vector<double> weights = {};
   Curriculum curriculum = {};
+  std::shared_ptr<const Transform> transform = nullptr;  // of the inputs: image_transform({...}); null for none
   Device device = {};
   std::int64_t workers = 0;
   std::int64_t prefetch = 0;
@@ -100,6 +102,7 @@ class Update {
   std::int64_t epoch() const { return planned_.epoch; }          // from 0
   std::int64_t index() const { return planned_.index; }          // [0, updates_per_epoch), within the epoch
   std::int64_t samples() const { return planned_.samples; }      // over all micro-batches
+  std::int64_t tokens() const { return planned_.tokens; }        // likewise; 0 where samples have no lengths
   std::int64_t micro_batches() const { return planned_.parts; }  // K, fewer in a short update of fewer samples
 
   /// Window::backward on this update's window.

@@ -77,15 +77,18 @@ class TextDocuments::Reader {
     const std::int64_t got = file.read_at(0, text.data(), file.bytes());
     require<IoError>(got == file.bytes(), kOp, "{} became shorter while it was read ({} of {} bytes): read it again",
                      file.name(), got, file.bytes());
-    add(file.name(), text);
+    add(file.name(), std::move(text));
   }
 
-  void add(std::string name, std::string_view text) {
+  void add(std::string name, std::string text) {
     check(name, text);
-    if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
+    clean(text);
     const std::size_t begin = content_->bytes.size();
     content_->files.push_back({std::move(name), begin});
-    append_without_carriage_returns(text);
+    if (begin == 0)
+      content_->bytes = std::move(text);  // one large file is in memory once
+    else
+      content_->bytes += text;
     // Views into bytes that grow no more before the next file.
     const std::size_t before = texts_.documents_.size();
     cut(begin);
@@ -122,14 +125,17 @@ class TextDocuments::Reader {
     }
   }
 
-  void append_without_carriage_returns(std::string_view text) {
-    std::string& bytes = content_->bytes;
-    for (std::size_t at = 0; at < text.size();) {
-      std::size_t end = text.find("\r\n", at);
-      if (end == std::string_view::npos) end = text.size();
-      bytes.append(text.substr(at, end - at));
+  /// Takes out the byte order mark and the carriage returns before line feeds, in place.
+  static void clean(std::string& text) {
+    const std::size_t begin = text.starts_with("\xEF\xBB\xBF") ? 3 : 0;
+    std::size_t to = 0;
+    for (std::size_t at = begin; at < text.size();) {
+      const std::size_t end = std::min(text.find("\r\n", at), text.size());
+      if (to != at) std::copy(text.begin() + as_i64(at), text.begin() + as_i64(end), text.begin() + as_i64(to));
+      to += end - at;
       at = end == text.size() ? end : end + 1;
     }
+    text.resize(to);
   }
 
   /// Calls f(begin, end) for every line from `begin` on, the line feed included.
@@ -211,7 +217,7 @@ TextDocuments TextDocuments::from_file(const std::filesystem::path& file, const 
 
 TextDocuments TextDocuments::from_text(std::string name, std::string_view text, const TextOptions& options) {
   Reader reader(name, options);
-  reader.add(std::move(name), text);
+  reader.add(std::move(name), std::string(text));
   return std::move(reader).finish();
 }
 

@@ -43,9 +43,10 @@ struct Problem {
   double floor;  // its loss
 
   explicit Problem(std::uint64_t seed) {
-    const Tensor w = randn({kFeatures}, seed + 1);
-    x = randn({kSamples, kFeatures}, seed);
-    y = matmul(x, w.unsqueeze(1)) + randn({kSamples, 1}, seed + 2) * kNoise;
+    const data::LinearData data =
+        data::make_linear({.samples = kSamples, .features = kFeatures, .noise = kNoise, .seed = seed});
+    x = data.x;
+    y = data.y;
     a = cast(x, Dtype::f64).to_vector<double>();
     b = cast(y, Dtype::f64).to_vector<double>();
     best = least_squares();
@@ -327,7 +328,8 @@ int run(int argc, char** argv) {
   std::string batches = "1,32,256,full", scaling = "linear", most = "0.4";
   train::CommandLine line("regimes", "trains one linear model with several batch sizes side by side");
   line.without({"--batch-size", "--accumulate", "--drop-last", "--bn-accumulation", "--optimizer", "--weight-decay",
-                "--momentum", "--schedule", "--warmup", "--eval-samples", "--data-dir", "--profile"});
+                "--momentum", "--schedule", "--warmup", "--eval-samples", "--data-dir", "--profile", "--workers",
+                "--prefetch", "--resume", "--save-every", "--eval", "--predict"});
   line.options.epochs = 30;
   line.options.lr = 0.01;
   line.text("--batches", batches, "N,...", "samples of one update in each regime; full is all of them");

@@ -96,12 +96,15 @@ Options parse(const std::vector<std::string>& arguments) {
 int run(const Options& options) {
   data::TokenShardWriter shard(options.out, options.format);
   std::int64_t documents = 0, longest = 0, bytes = 0;
+  constexpr std::int64_t kPiece = 1 << 20;  // a text can be as large as a file, its tokens eight times that
   std::vector<std::int64_t> tokens;
   const auto add = [&](const data::TextDocuments& texts) {
     for (std::int64_t id = 0; id < texts.size(); ++id) {
-      tokens.resize(static_cast<std::size_t>(texts.length(id)));
-      texts.read(id, 0, tokens);
-      shard.append(tokens);
+      for (std::int64_t at = 0, all = texts.length(id); at < all; at += static_cast<std::int64_t>(tokens.size())) {
+        tokens.resize(static_cast<std::size_t>(std::min(kPiece, all - at)));
+        texts.read(id, at, tokens);
+        shard.append(tokens);
+      }
       longest = std::max(longest, texts.length(id));
       bytes += static_cast<std::int64_t>(texts.text(id).size());
     }

@@ -5,12 +5,14 @@
 #include <cstdio>
 #include <cstring>
 #include <numeric>
+#include <tuple>
 
 #include <fmt/core.h>
 
 #include "autograd/cast.h"
 #include "autograd/engine.h"
 #include "autograd/factories.h"
+#include "autograd/layout.h"
 #include "kernels/grad_norm.h"
 #include "tensor/gpu.h"
 #include "tensor/status.h"
@@ -224,6 +226,42 @@ std::vector<std::pair<std::string, Tensor>> Optimizer::state() const {
   tensors.emplace_back("step", steps_);
   tensors.emplace_back("counters", scalars_.slice(0, kernels::kStepStateFirstCounter, kernels::kStepStateWords));
   return tensors;
+}
+
+void Optimizer::load_state(const std::vector<std::pair<std::string, Tensor>>& state) {
+  follow_parameters();
+  const auto own = this->state();
+  const auto find = [](const auto& in, const std::string& name) {
+    return std::find_if(in.begin(), in.end(), [&](const auto& entry) { return entry.first == name; });
+  };
+  for (const auto& [name, tensor] : state)
+    require(find(own, name) != own.end(), name_,
+            "the state has '{}', which this optimizer has not: it is another one's, or another model's", name);
+  for (const auto& [name, tensor] : own) {
+    const auto from = find(state, name);
+    require(from != state.end(), name_, "the state has no '{}': it is another optimizer's, or another model's", name);
+    require(from->second.shape() == tensor.shape() && from->second.dtype() == tensor.dtype(), name_,
+            "the state's '{}' must be {} {} but is {} {}", name, to_string(tensor.dtype()), tensor.shape(),
+            to_string(from->second.dtype()), from->second.shape());
+  }
+  const auto counters = find(state, "counters")->second.to_vector<std::int64_t>();
+  const auto [updates, applied, zero, not_finite, in_a_row] =
+      std::tie(counters[0], counters[1], counters[2], counters[3], counters[4]);
+  const bool possible = updates >= 0 && applied >= 0 && zero >= 0 && not_finite >= 0 && in_a_row >= 0 &&
+                        applied <= updates && zero <= updates - applied && not_finite == updates - applied - zero &&
+                        in_a_row <= updates - applied;
+  require(
+      possible, name_,
+      "the state's counters cannot be: {} updates, {} applied, {} skipped for a zero denominator, {} as not finite, {} "
+      "skipped in a row",
+      updates, applied, zero, not_finite, in_a_row);
+  const auto steps = find(state, "step")->second.to_vector<std::int64_t>();
+  for (std::size_t p = 0; p < steps.size(); ++p)
+    require(steps[p] >= 0 && steps[p] <= applied, name_,
+            "the state's step of parameter {} must be in [0, {}], the updates that were applied, but is {}", p, applied,
+            steps[p]);
+  for (const auto& [name, tensor] : own) tensor.copy_bytes_from(contiguous(find(state, name)->second.alias()));
+  skipped_reported_ = updates - applied;
 }
 
 }  // namespace weft::optim

@@ -73,8 +73,13 @@ class Optimizer {
   /// Everything that the next update depends on besides parameters and options, by name: the moments in the order of
   /// the parameters ("0.m", "0.v", "1.m", ...), "step" i64 [P] (updates made to each parameter: AdamW's t), and
   /// "counters" i64 [5] (updates, applied, skipped for a zero denominator, skipped as not finite, skipped in a row).
-  /// The tensors are the optimizer's own: copying into them restores a checkpoint.
+  /// The tensors are the optimizer's own, not copies.
   std::vector<std::pair<std::string, Tensor>> state() const;
+  /// Goes on from what state() of an optimizer like this one was, on whatever device. Skipped updates that it counts were
+  /// told before and are not told again.
+  /// Errors: Error naming the first entry that is missing, unknown, of another shape or dtype, or cannot be: a count below
+  ///         0, more updates applied than made, or more to a parameter than applied. Nothing is changed then.
+  void load_state(const std::vector<std::pair<std::string, Tensor>>& state);
 
  protected:
   /// What bounds an update.

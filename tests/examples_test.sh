@@ -67,8 +67,12 @@ refuses 2 "but is '0'" --threads 0
 refuses 2 "accumulate 4 is larger than the batch size 3" --batch-size 3 --accumulate 4
 refuses 2 "--warmup must be 0 with --schedule constant but is 3" --warmup 3
 refuses 2 "but is 100" --schedule cosine --warmup 100
-refuses 2 "needs a checkpoint" --resume
-refuses 2 "needs a checkpoint" --eval runs/a
+refuses 2 "--resume needs a run but there is no 'runs/refused'" --resume
+refuses 2 "--eval needs a run but there is no 'runs/a'" --eval runs/a
+refuses 2 "--predict needs a run but there is no 'runs/refused'" --predict data/t10k-images-idx3-ubyte
+refuses 2 "give one of them" --resume --eval runs/a
+refuses 2 "but is '0'" --save-every 0
+refuses 2 "but is '-1'" --workers -1
 refuses 2 "--norm must be auto, batch, layer, group or none but is 'instance'" --norm instance
 refuses 2 "--bn-accumulation micro" --norm batch --accumulate 2
 refuses 2 "at least 2 samples" --norm batch --batch-size 1
@@ -121,7 +125,7 @@ same() {
   [[ -n $(hash "$1") && $(hash "$1") == "$(hash "$2")" ]] || fail "the parameters of $1 and $2 differ"
 }
 trains --out runs/a --batch-size 20 --epochs 2 --threads 1
-[[ $(ls runs/a) == $'metrics.jsonl\nreport.html\nsummary.json' ]] || fail "files of a run"
+[[ $(ls runs/a) == $'checkpoint.safetensors\nmetrics.jsonl\nreport.html\nsummary.json' ]] || fail "files of a run"
 [[ $(wc -l <runs/a/metrics.jsonl) == 24 ]] || fail "22 updates and 2 evaluations make 24 lines"
 [[ $(wc -l <stdout) -ge 3 && ! -s stderr ]] || fail "a line per epoch on stdout, nothing on stderr"
 trains --out runs/b --batch-size 20 --epochs 2 --threads 2
@@ -159,6 +163,55 @@ for norm in "${norms[@]}"; do
 done
 grep -q '"device": "simt"' runs/simt-none/summary.json || fail "the summary names the device"
 grep -q '"eval_samples": 20' runs/simt-none/summary.json || fail "evaluation takes as many samples as asked for"
+
+# ---- checkpoints -----------------------------------------------------------------------------------------------------
+# A run that was stopped goes on bit by bit, with whatever threads and workers; its options need not be given again.
+trains --out runs/e --batch-size 20 --epochs 2 --max-updates 7 --workers 2
+trains --out runs/e --resume --max-updates 11 --threads 1
+trains --out runs/e --resume --workers 3 --prefetch 1
+grep -q "resumed after update 11: epoch 1, sample 0" stdout || fail "says where it goes on"
+same runs/a runs/e
+trains --out runs/f --batch-size 20 --epochs 1 --save-every 5
+trains --out runs/f --resume --epochs 2 --batch-size 20
+same runs/a runs/f
+# not_used STATUS TEXT OPTION...: refused in one line, and the runs are what they were.
+not_used() {
+  local status=0 want=$1 text=$2 before
+  shift 2
+  before=$(find runs -type f -exec cksum {} + | sort)
+  "$program" --data-dir "${files:-data}" "$@" >stdout 2>stderr || status=$?
+  [[ $status == "$want" ]] || fail "status $status instead of $want: $*"
+  [[ $(wc -l <stderr) == 1 && $(<stderr) == "error: "*"$text"* && ! -s stdout ]] || fail "no single line 'error: ... $text ...': $*"
+  [[ $(find runs -type f -exec cksum {} + | sort) == "$before" ]] || fail "a refusal changed a run: $*"
+}
+not_used 2 "--batch-size is 10 but was 20, --seed is 2 but was 1" --out runs/e --resume --batch-size 10 --seed 2
+not_used 2 "--norm is 'group' but was 'batch'" --out runs/e --resume --norm group
+not_used 2 "--norm is 'group' but was 'batch'" --eval runs/e --norm group
+cp -r data other && printf '\x07' | dd of=other/train-images-idx3-ubyte bs=1 seek=500 conv=notrunc status=none
+files=other not_used 2 "the content of the training data fashion_mnist/train" --out runs/e --resume
+cp -r runs/e runs/damaged && truncate -s -1 runs/damaged/checkpoint.safetensors
+not_used 1 "checkpoint.safetensors: it is truncated" --out runs/damaged --resume
+not_used 1 "checkpoint.safetensors: it is truncated" --eval runs/damaged
+not_used 1 "is not an IDX file" --out runs/e --predict runs/e/metrics.jsonl
+not_used 1 "there is no file nowhere.npy" --out runs/e --predict nowhere.npy
+# --eval says what the run's summary says, --predict what it predicted; neither writes anything.
+before=$(find runs -type f -exec cksum {} + | sort)
+trains --eval runs/e --json
+[[ $(sed -n 's/.*"test_loss": \(.*\),/\1/p' stdout) == "$(sed -n 's/^  "test_loss": \(.*\),/\1/p' runs/e/summary.json)" ]] ||
+  fail "--eval finds the loss that training found"
+trains --eval runs/e
+grep -q "^runs/e after update 22: test loss [0-9.]*  accuracy [0-9.]* on 50 samples of fashion_mnist/test$" stdout ||
+  fail "--eval in one line"
+trains --out runs/e --predict data/t10k-images-idx3-ubyte
+[[ $(wc -l <stdout) == 51 && $(head -n 1 stdout) == row,class,confidence,name ]] || fail "a line for each image"
+accuracy=$(awk -F, 'NR > 1 && $2 == (NR - 2) % 10 { ++n } END { print n / 50 }' stdout)
+[[ $(sed -n 's/^  "test_accuracy": \(.*\),/\1/p' runs/e/summary.json) == "$accuracy" ]] || fail "the predictions are those of training"
+{ printf '\x93NUMPY\x01\x00\x76\x00%-117s\n' "{'descr': '|u1', 'fortran_order': False, 'shape': (28, 28), }"; images 1; } >one.npy
+trains --out runs/e --predict one.npy --json
+[[ $(head -c 2 stdout) == '{'* && $(grep -c '"class"' stdout) == 1 ]] || fail "predictions as JSON, of an npy file"
+[[ $(find runs -type f -exec cksum {} + | sort) == "$before" ]] || fail "--eval or --predict changed a run"
+# On the emulator a run of the cpu goes on.
+trains --out runs/e --resume --device simt --epochs 3 --max-updates 23 --eval-samples 20
 
 # Without gnuplot the report has its tables.
 env PATH=/nowhere "$program" --data-dir data --out runs/plain --max-updates 2 >stdout 2>stderr || fail "a run without gnuplot"
@@ -248,6 +301,9 @@ status=0
 wait "$pid" || status=$?
 [[ $status == 143 ]] || fail "status $status instead of 143 after SIGTERM"
 grep -q '"stopped_by": "SIGTERM"' runs/stopped/summary.json || fail "the summary says what stopped the run"
+updates=$(grep -c '"event":"update"' runs/stopped/metrics.jsonl)
+trains --out runs/stopped --resume --max-updates $((updates + 3))
+[[ $(grep -c '"event":"update"' runs/stopped/metrics.jsonl) == $((updates + 3)) ]] || fail "a run that was told to stop goes on"
 
 ((failures == 0)) || { printf '%d failed\n' "$failures"; exit 1; }
 printf 'all passed\n'

@@ -6,6 +6,8 @@
 
 #include "tensor/parallel.h"
 #include "tests/support/compare.h"
+#include "tests/support/idx_files.h"
+#include "train/checkpoint.h"
 
 namespace weft::train {
 namespace {
@@ -47,6 +49,36 @@ TEST_F(OptionsTest, DefaultsAreTheDocumentedOnes) {
   EXPECT_EQ(options.command, "./run example");
 }
 
+TEST_F(OptionsTest, AnExampleAddsFlagsAndNumbers) {
+  bool flag = false;
+  std::int64_t length = 512;
+  double temperature = 0.8;
+  const auto read = [&](const std::vector<std::string>& arguments) {
+    CommandLine line("example", "shows options");
+    line.flag("--verify-partition", flag, "verifies");
+    line.number("--length", length, 1, 4096, "places of a row");
+    line.number("--temperature", temperature, 0.0, 10.0, "of the sample");
+    return line.parse(arguments);
+  };
+  read({});
+  EXPECT_FALSE(flag);
+  const Options options = read({"--verify-partition", "--length", "64", "--temperature=0.5"});
+  EXPECT_TRUE(flag);
+  EXPECT_EQ(length, 64);
+  EXPECT_EQ(temperature, 0.5);
+  std::map<std::string, Value> config;
+  for (const Setting& setting : options.config) config[setting.name] = setting.value;
+  EXPECT_EQ(config.at("verify_partition"), Value(true));
+  EXPECT_EQ(config.at("length"), Value(std::int64_t{64}));
+  EXPECT_EQ(config.at("temperature"), Value(0.5));
+  const auto error_of = [&](const std::vector<std::string>& arguments) {
+    return test::message_of<OptionError>([&] { read(arguments); });
+  };
+  EXPECT_EQ(error_of({"--length", "0"}), "--length must be a whole number from 1 to 4096 but is '0'");
+  EXPECT_EQ(error_of({"--length", "1e3"}), "--length must be a whole number from 1 to 4096 but is '1e3'");
+  EXPECT_EQ(error_of({"--temperature", "nan"}), "--temperature must be a number from 0 to 10 but is 'nan'");
+}
+
 TEST_F(OptionsTest, ReadsEveryOption) {
   const Options options =
       parse({"--batch-size",   "full", "--accumulate=20",   "--drop-last", "--epochs",   "7",
@@ -85,7 +117,7 @@ TEST_F(OptionsTest, TheConfigurationNamesEveryOption) {
   std::map<std::string, Value> config;
   for (const Setting& setting : options.config)
     EXPECT_TRUE(config.emplace(setting.name, setting.value).second) << setting.name << " is there twice";
-  EXPECT_EQ(config.size(), 22u) << "21 common options and --norm";
+  EXPECT_EQ(config.size(), 28u) << "27 common options and --norm";
   EXPECT_EQ(config.at("norm"), Value(std::string("batch")));
   EXPECT_EQ(config.at("batch_size"), Value(std::string("full")));
   EXPECT_EQ(config.at("lr"), Value(0.25));
@@ -131,11 +163,81 @@ TEST_F(OptionsTest, UnknownOptionsNameTheNearest) {
   EXPECT_EQ(error({"train"}), "unexpected argument 'train'; --help lists the options");
 }
 
-TEST_F(OptionsTest, OptionsThatNeedCheckpointsAreRefused) {
-  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
-           {"--resume"}, {"--eval", "runs/x"}, {"--predict=a.png"}, {"--resume", "--epochs", "3"}})
-    EXPECT_NE(error(arguments).find("needs a checkpoint, and this version writes none"), std::string::npos)
-        << error(arguments);
+TEST_F(OptionsTest, OptionsThatNeedACheckpointNameTheRunThatHasNone) {
+  const test::TemporaryFolder folder;
+  const std::string there = folder.path().string(), absent = there + "/run";
+  EXPECT_EQ(error({"--resume", "--out", absent}),
+            "--resume needs a run but there is no '" + absent + "'; check the path");
+  EXPECT_EQ(error({"--eval", there}), "--eval needs a checkpoint but '" + there +
+                                          "' has no checkpoint.safetensors; give the folder of a run that saved one");
+  EXPECT_EQ(error({"--predict=a.npy", "--out", absent}),
+            "--predict needs a run but there is no '" + absent + "'; check the path");
+  EXPECT_EQ(error({"--resume", "--eval", there}),
+            "--resume trains, --eval RUN evaluates and --predict FILE predicts: give one of them");
+  EXPECT_EQ(error({"--eval", ""}), "--eval must name the folder of a run but is empty");
+  EXPECT_EQ(error({"--save-every", "0"}), "--save-every must be a number of updates from 1 up but is '0'");
+  EXPECT_EQ(error({"--workers", "-1"}), "--workers must be a whole number from 0 to 1024 but is '-1'");
+  EXPECT_EQ(error({"--prefetch", "-1"}), "--prefetch must be a whole number from 0 to 100000 but is '-1'");
+}
+
+TEST_F(OptionsTest, ARunThatIsUsedLendsItsOptions) {
+  const test::TemporaryFolder folder;
+  const std::string run = folder.path().string();
+  const auto save = [&](const Options& options) {
+    save_checkpoint(folder.path() / kCheckpointFile,
+                    {.run = {.example = "example", .config = options.config}, .model = {}, .optimizer = {}});
+  };
+  save(parse({"--batch-size",
+              "full",
+              "--lr",
+              "0.1",
+              "--drop-last",
+              "--optimizer",
+              "sgd",
+              "--momentum",
+              "0.9",
+              "--norm",
+              "none",
+              "--max-updates",
+              "7",
+              "--threads",
+              "1",
+              "--workers",
+              "3",
+              "--epochs",
+              "9",
+              "--seed",
+              "18446744073709551615",
+              "--schedule",
+              "cosine",
+              "--data-dir",
+              "a b",
+              "--save-every",
+              "5",
+              "--profile"}));
+  const Options resumed = parse({"--resume", "--out", run, "--epochs", "2"});
+  EXPECT_FALSE(resumed.batch_size.has_value());
+  EXPECT_EQ(resumed.lr, 0.1);
+  EXPECT_TRUE(resumed.drop_last);
+  EXPECT_EQ(resumed.optimizer, OptimizerKind::sgd);
+  EXPECT_EQ(resumed.momentum, 0.9);
+  EXPECT_EQ(norm_, "none");
+  EXPECT_EQ(resumed.epochs, 2) << "what is given counts";
+  EXPECT_EQ(resumed.seed, 18446744073709551615u);
+  EXPECT_EQ(resumed.schedule, ScheduleKind::cosine);
+  EXPECT_EQ(resumed.data_dir, "a b");
+  EXPECT_EQ(resumed.save_every, 5);
+  EXPECT_FALSE(resumed.max_updates.has_value()) << "where and how far it ran is not the next run's";
+  EXPECT_EQ(resumed.workers, 0);
+  EXPECT_FALSE(resumed.profile);
+  EXPECT_EQ(resumed.out, run);
+  EXPECT_EQ(parse({"--eval", run}).lr, 0.1);
+  EXPECT_EQ(norm_, "none");
+  CommandLine other("other", "another example");
+  EXPECT_EQ(test::message_of<OptionError>([&] {
+              other.parse(std::vector<std::string>{"--eval", run});
+            }),
+            "--eval needs a run of other but '" + run + "' is one of example");
 }
 
 TEST_F(OptionsTest, MomentumIsSgds) {
@@ -174,9 +276,9 @@ TEST_F(OptionsTest, AWrongOptionChangesNoThreads) {
 
 TEST_F(OptionsTest, HelpListsEveryOptionWithItsDefault) {
   const std::string help = test::message_of<HelpRequested>([&] { parse({"--help"}); });
-  for (const char* text : {"--batch-size N|full", "[128]", "--lr X", "[0.001]", "--norm auto|batch|none", "--json"})
+  for (const char* text : {"--batch-size N|full", "[128]", "--lr X", "[0.001]", "--norm auto|batch|none", "--json",
+                           "--resume", "--save-every N", "--eval RUN", "--predict FILE", "--workers N", "--prefetch N"})
     EXPECT_NE(help.find(text), std::string::npos) << text;
-  EXPECT_EQ(help.find("--resume"), std::string::npos);
 }
 
 TEST_F(OptionsTest, AnExampleMayChangeDefaults) {

@@ -1,30 +1,61 @@
 #pragma once
 // Measuring a model on data that it does not train on.
+#include <concepts>
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <optional>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "autograd/window.h"
+#include "data/batch_source.h"
 #include "data/dataset.h"
 #include "nn/module.h"
 
 namespace weft::train {
 
-/// The loss of logits against targets.
-using LossFunction = std::function<Loss(const Tensor& output, const Tensor& target)>;
+/// The loss of a model's output: made from a function of (output, target), or of (output, micro-batch) where the loss needs
+/// more than the target (weights of labels, segments).
+class LossFunction {
+ public:
+  template <class F>
+  requires(!std::same_as<std::remove_cvref_t<F>, LossFunction> &&
+           (std::invocable<F&, const Tensor&, const data::MicroBatch&> ||
+            std::invocable<F&, const Tensor&, const Tensor&>))
+      LossFunction(F&& f) {  // NOLINT(google-explicit-constructor): a function is what callers have
+    if constexpr (std::invocable<F&, const Tensor&, const data::MicroBatch&>)
+      loss_ = std::forward<F>(f);
+    else
+      loss_ = [f = std::forward<F>(f)](const Tensor& output, const data::MicroBatch& micro) mutable {
+        return f(output, micro.target);
+      };
+  }
+  Loss operator()(const Tensor& output, const data::MicroBatch& micro) const { return loss_(output, micro); }
+
+ private:
+  std::function<Loss(const Tensor&, const data::MicroBatch&)> loss_;
+};
 
 /// What the loop needs to know about a module. Holds a reference: the module must outlive it.
 struct Model {
-  std::function<Tensor(const Tensor&)> forward;
+  std::function<Tensor(const data::MicroBatch&)> forward;
   std::function<void(nn::Mode)> set_mode;
   nn::NamedTensors parameters, buffers;
   bool batch_statistics = false;  // a layer's output for a sample depends on the rest of the batch
 
+  /// A module that is called with a data::MicroBatch gets the whole of it, any other its input.
   template <class M>
   static Model of(M& module) {
-    return {.forward = [&module](const Tensor& x) { return module(x); },
+    return {.forward =
+                [&module](const data::MicroBatch& micro) {
+                  if constexpr (std::invocable<M&, const data::MicroBatch&>)
+                    return module(micro);
+                  else
+                    return module(micro.input);
+                },
             .set_mode = [&module](nn::Mode mode) { mode == nn::Mode::train ? nn::train(module) : nn::eval(module); },
             .parameters = nn::named_parameters(module),
             .buffers = nn::named_buffers(module),
@@ -50,5 +81,12 @@ struct Evaluation {
 /// predictions are kept too (the first among equal logits; a NaN counts as the largest, as in argmax).
 Evaluation evaluate(const Model& model, const LossFunction& loss, const data::Dataset& dataset, Device device,
                     std::int64_t most = std::numeric_limits<std::int64_t>::max());
+/// The same over the updates of a source's epoch 0, until `most` samples were seen: whole updates, so that it may be a few
+/// more. Give it a source in sequential order.
+Evaluation evaluate(const Model& model, const LossFunction& loss, std::shared_ptr<const data::BatchSource> source,
+                    Device device, std::int64_t most = std::numeric_limits<std::int64_t>::max());
+
+/// Appends to `result` the predicted class of each row of logits [B, C], on any device, and its probability.
+void classify(const Tensor& logits, Evaluation& result);
 
 }  // namespace weft::train

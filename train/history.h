@@ -1,6 +1,7 @@
 #pragma once
 // The loss curve of a run of any length in bounded memory.
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace weft::train {
@@ -19,17 +20,24 @@ class LossHistory {
  public:
   static constexpr std::size_t kPoints = 1000;
 
+  LossHistory() = default;
+  /// Goes on from another one's points(), stride() and in_last().
+  LossHistory(std::vector<LossPoint> points, std::int64_t stride, std::int64_t in_last)
+      : points_(std::move(points)), stride_(stride), in_last_(in_last) {}
+
   void add(std::int64_t update, double loss);
   const std::vector<LossPoint>& points() const { return points_; }
   /// Logged updates that one point stands for.
   std::int64_t stride() const { return stride_; }
+  /// Logged updates in the last point.
+  std::int64_t in_last() const { return in_last_; }
   /// Losses that were NaN or infinite.
   std::int64_t bad() const;
 
  private:
   std::vector<LossPoint> points_;
   std::int64_t stride_ = 1;
-  std::int64_t in_last_ = 0;  // logged updates in the last point
+  std::int64_t in_last_ = 0;
 };
 
 }  // namespace weft::train

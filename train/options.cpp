@@ -6,15 +6,19 @@
 #include <cstdio>
 #include <filesystem>
 #include <numeric>
+#include <span>
 
 #include <CLI/CLI.hpp>
 
 #include "tensor/parallel.h"
+#include "train/checkpoint.h"
 
 namespace weft::train {
 namespace {
 
 constexpr int kMaxThreads = 1024;  // far beyond any machine's cores: more is a typing error that would exhaust memory
+
+constexpr std::int64_t kMaxPrefetch = 100'000;  // likewise, of batches
 
 /// The whole of `text` as a number; locale independent. Empty when it is anything else.
 template <class T>
@@ -90,6 +94,39 @@ void check_choice(const std::string& name, const std::string& text, const std::v
     refuse("{} must be {} but is '{}'", name, joined(words, ", ", " or "), text);
 }
 
+// Settings of a run that say where and how it runs: no other run takes them over.
+constexpr std::string_view kOfTheProcess[] = {"max_updates", "device", "threads", "workers", "prefetch", "out",
+                                              "profile",     "json",   "resume",  "eval",    "predict"};
+// Settings that it takes over unless they are given, and that may be given anew: they do not decide what an update does, or
+// (accumulate) only in its rounding.
+constexpr std::string_view kMayChange[] = {"accumulate", "bn_accumulation", "eval_samples",
+                                           "data_dir",   "save_every",      "log_every"};
+
+bool contains(std::span<const std::string_view> words, std::string_view word) {
+  return std::find(words.begin(), words.end(), word) != words.end();
+}
+
+/// "batch_size" for "--batch-size".
+std::string key_of(const std::string& option) {
+  std::string key = option.substr(2);
+  std::replace(key.begin(), key.end(), '-', '_');
+  return key;
+}
+
+/// A setting as it would be typed.
+std::string typed(const Value& value) {
+  return std::visit(
+      []<class T>(const T& v) -> std::string {
+        if constexpr (std::is_same_v<T, std::monostate> || std::is_same_v<T, bool>)
+          return "";
+        else if constexpr (std::is_same_v<T, std::string>)
+          return v;
+        else
+          return fmt::format("{}", v);
+      },
+      value);
+}
+
 constexpr std::int64_t kSimtUpdates = 20;
 constexpr std::int64_t kSimtEvalSamples = 256;
 
@@ -159,6 +196,50 @@ void CommandLine::text(const std::string& name, std::string& value, std::string 
                   .help = std::move(help),
                   .fallback = value,
                   .apply = [&value](const std::string& text) { value = text; },
+                  .value = [&value] { return Value(value); }});
+}
+
+void CommandLine::flag(const std::string& name, bool& value, std::string help) {
+  own_.push_back({.name = name,
+                  .group = "Of this example",
+                  .placeholder = "",
+                  .help = std::move(help),
+                  .fallback = "",
+                  .flag = true,
+                  .apply = [&value](const std::string&) { value = true; },
+                  .value = [&value] { return Value(value); }});
+}
+
+void CommandLine::number(const std::string& name, std::int64_t& value, std::int64_t low, std::int64_t high,
+                         std::string help) {
+  own_.push_back({.name = name,
+                  .group = "Of this example",
+                  .placeholder = "N",
+                  .help = std::move(help),
+                  .fallback = std::to_string(value),
+                  .apply =
+                      [=, &value](const std::string& text) {
+                        const auto given = weft::train::number<std::int64_t>(text);
+                        if (!given || *given < low || *given > high)
+                          refuse("{} must be a whole number from {} to {} but is '{}'", name, low, high, text);
+                        value = *given;
+                      },
+                  .value = [&value] { return Value(value); }});
+}
+
+void CommandLine::number(const std::string& name, double& value, double low, double high, std::string help) {
+  own_.push_back({.name = name,
+                  .group = "Of this example",
+                  .placeholder = "X",
+                  .help = std::move(help),
+                  .fallback = text_of(value),
+                  .apply =
+                      [=, &value](const std::string& text) {
+                        const auto given = weft::train::number<double>(text);
+                        if (!given || !(*given >= low && *given <= high))
+                          refuse("{} must be a number from {:g} to {:g} but is '{}'", name, low, high, text);
+                        value = *given;
+                      },
                   .value = [&value] { return Value(value); }});
 }
 
@@ -274,6 +355,22 @@ std::vector<CommandLine::Entry> CommandLine::common(Options& o) {
       },
       [&o] { return Value(std::int64_t{o.threads}); });
   add(
+      where, "--workers", "N", std::to_string(o.workers),
+      "threads that make batches ahead; the result does not depend on it",
+      [&o](const std::string& text) {
+        o.workers = whole<std::int64_t>("--workers", text, 0, fmt::format("a whole number from 0 to {}", kMaxThreads),
+                                        kMaxThreads);
+      },
+      [&o] { return Value(o.workers); });
+  add(
+      where, "--prefetch", "N", std::to_string(o.prefetch),
+      "micro-batches that the workers are ahead at most; 0: two each",
+      [&o](const std::string& text) {
+        o.prefetch = whole<std::int64_t>("--prefetch", text, 0,
+                                         fmt::format("a whole number from 0 to {}", kMaxPrefetch), kMaxPrefetch);
+      },
+      [&o] { return Value(o.prefetch); });
+  add(
       where, "--data-dir", "D", o.data_dir, "folder of the data set; without it that of the distribution's package",
       [&o](const std::string& text) {
         if (text.empty()) refuse("--data-dir must name a folder but is empty");
@@ -296,18 +393,28 @@ std::vector<CommandLine::Entry> CommandLine::common(Options& o) {
   add_flag(where, "--profile", o.profile, "measure the phases of the updates and print a table");
   add_flag(where, "--json", o.json, "print the summary as JSON on stdout and everything else on stderr");
 
-  const std::pair<const char*, const char*> later[] = {
-      {"--resume", "train from the start instead"},
-      {"--eval", "train with this example: it evaluates after every epoch"},
-      {"--predict", "the report shows predictions for the test data"}};
-  for (const auto& [option, instead] : later) {
-    add(
-        "", option, "", "", "",
-        [option = option, instead = instead](const std::string&) {
-          refuse("{} needs a checkpoint, and this version writes none; {}", option, instead);
-        },
-        nullptr);
-  }
+  const std::string saved = "Checkpoints";
+  add_flag(saved, "--resume", o.resume, "go on with the run in --out; options are its own unless given");
+  add(
+      saved, "--save-every", "N", "", "save a checkpoint every N updates, not only where the run ends",
+      [&o](const std::string& text) {
+        o.save_every = whole<std::int64_t>("--save-every", text, 1, "a number of updates from 1 up");
+      },
+      [&o] { return o.save_every ? Value(*o.save_every) : Value(); });
+  add(
+      saved, "--eval", "RUN", "", "evaluate the model of a run on the test data, and nothing else",
+      [&o](const std::string& text) {
+        if (text.empty()) refuse("--eval must name the folder of a run but is empty");
+        o.eval_run = text;
+      },
+      [&o] { return o.eval_run.empty() ? Value() : Value(o.eval_run); });
+  add(
+      saved, "--predict", "FILE", "", "predict the rows of a file with the model in --out, and nothing else",
+      [&o](const std::string& text) {
+        if (text.empty()) refuse("--predict must name a file but is empty");
+        o.predict_file = text;
+      },
+      [&o] { return o.predict_file.empty() ? Value() : Value(o.predict_file); });
   return entries;
 }
 
@@ -320,7 +427,6 @@ std::string CommandLine::help(const std::vector<Entry>& entries) const {
                                   : fmt::format("  {}\n  {:{}}{}\n", left, "", kColumn, right);
   };
   for (const Entry& entry : entries) {
-    if (entry.help.empty()) continue;  // exists only to be refused
     if (entry.group != group) text += "\n" + entry.group + "\n";
     group = entry.group;
     line(entry.flag ? entry.name : entry.name + " " + entry.placeholder,
@@ -332,10 +438,30 @@ std::string CommandLine::help(const std::vector<Entry>& entries) const {
 
 void CommandLine::refuse_unknown(const std::string& word, const std::vector<Entry>& entries) {
   std::vector<std::string> known{"--help"};
-  for (const Entry& entry : entries)
-    if (!entry.help.empty()) known.push_back(entry.name);
+  for (const Entry& entry : entries) known.push_back(entry.name);
   const std::string near = nearest(word, known);
   refuse("unknown option '{}'; {}", word, near.empty() ? "--help lists the options" : "did you mean " + near + "?");
+}
+
+// What the run was made with, for the options that are not given. Nothing else of the run is read here.
+void CommandLine::take_from_run(const std::vector<Entry>& entries, const std::vector<bool>& given,
+                                const Options& options) {
+  const bool evaluates = !options.eval_run.empty();
+  const std::string option = evaluates ? "--eval" : options.resume ? "--resume" : "--predict";
+  const RunState run = load_run_state(find_checkpoint(option, evaluates ? options.eval_run : options.out));
+  if (run.example != options.example)
+    refuse("{} needs a run of {} but '{}' is one of {}", option, options.example,
+           evaluates ? options.eval_run : options.out, run.example);
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    const std::string key = key_of(entries[i].name);
+    if (given[i] || contains(kOfTheProcess, key)) continue;
+    for (const Setting& setting : run.config) {
+      if (setting.name != key || std::holds_alternative<std::monostate>(setting.value)) continue;
+      const bool* flag = std::get_if<bool>(&setting.value);
+      if (flag != nullptr && !*flag) continue;
+      if (std::string text = typed(setting.value); flag != nullptr || !text.empty()) entries[i].apply(text);
+    }
+  }
 }
 
 Options CommandLine::parse(int argc, const char* const* argv) {
@@ -362,7 +488,6 @@ Options CommandLine::parse(const std::vector<std::string>& arguments) {
       parsed[i] = app.add_flag(entries[i].name);
     } else {
       parsed[i] = app.add_option(entries[i].name, given[i])->expected(1)->allow_extra_args(false)->take_all();
-      if (entries[i].help.empty()) parsed[i]->expected(0, 1);  // refused, with a value or without
     }
   }
   try {
@@ -385,6 +510,8 @@ Options CommandLine::parse(const std::vector<std::string>& arguments) {
     if (count > 1 && !entries[i].flag) refuse("{} was given {} times; give it once", entries[i].name, count);
     if (count > 0) entries[i].apply(given[i].empty() ? "" : given[i][0]);
   }
+  if (result.resume + !result.eval_run.empty() + !result.predict_file.empty() > 1)
+    refuse("--resume trains, --eval RUN evaluates and --predict FILE predicts: give one of them");
   if (!extras.empty()) refuse("unexpected argument '{}'; --help lists the options", extras.front());
 
   const auto is_given = [&](std::string_view name) {
@@ -392,6 +519,11 @@ Options CommandLine::parse(const std::vector<std::string>& arguments) {
       if (entries[i].name == name) return parsed[i]->count() > 0;
     return false;
   };
+  if (result.resume || !result.eval_run.empty() || !result.predict_file.empty()) {
+    std::vector<bool> given_before(entries.size());
+    for (std::size_t i = 0; i < entries.size(); ++i) given_before[i] = parsed[i]->count() > 0;
+    take_from_run(entries, given_before, result);
+  }
   if (!is_given("--device")) resolve_device("auto", result);
   if (is_given("--momentum") && result.optimizer != OptimizerKind::sgd)
     refuse("--momentum is an option of --optimizer sgd but the optimizer is adamw; leave one of them out");
@@ -408,12 +540,11 @@ Options CommandLine::parse(const std::vector<std::string>& arguments) {
 
   result.command = "./run " + name_;
   for (const std::string& argument : arguments) result.command += " " + quoted(argument);
-  for (const Entry& entry : entries) {
-    if (!entry.value) continue;
-    std::string key = entry.name.substr(2);
-    std::replace(key.begin(), key.end(), '-', '_');
-    result.record(key, entry.value());
-  }
+  for (const Entry& entry : entries) result.record(key_of(entry.name), entry.value());
+  for (const Entry& entry : own_) result.own.push_back(key_of(entry.name));
+  for (const std::string_view key : kOfTheProcess) result.may_differ.emplace_back(key);
+  for (const std::string_view key : kMayChange) result.may_differ.emplace_back(key);
+  if (result.schedule == ScheduleKind::constant) result.may_differ.emplace_back("epochs");  // it may train for longer
   return result;
 }
 

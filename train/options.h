@@ -47,9 +47,15 @@ struct Options {
   std::int64_t warmup = 0;  // updates
   BatchNormAccumulation bn_accumulation = BatchNormAccumulation::refuse;
   std::uint64_t seed = 1;
-  int threads = 0;       // 0: all usable cores; after parsing the number in use
-  std::string data_dir;  // empty: where the distribution's package puts the data set
-  std::string out;       // empty: runs/<example>
+  int threads = 0;                         // 0: all usable cores; after parsing the number in use
+  std::string data_dir;                    // empty: where the distribution's package puts the data set
+  std::string out;                         // empty: runs/<example>
+  std::int64_t workers = 0;                // threads that make batches ahead of their use; 0: the training thread
+  std::int64_t prefetch = 0;               // batches that the workers are ahead at most; 0: two per worker
+  bool resume = false;                     // go on with the run in `out`
+  std::optional<std::int64_t> save_every;  // updates between checkpoints; none: only where the run ends
+  std::string eval_run;                    // a run whose model is to be evaluated, instead of training
+  std::string predict_file;                // rows to predict with the model of `out`, instead of training
   std::int64_t log_every = 1;
   bool profile = false;
   bool json = false;  // stdout is one JSON document, everything else goes to stderr
@@ -58,6 +64,11 @@ struct Options {
   std::vector<std::string> notices;
   /// Every option by name, the example's own included: the `config` of the summary and of the report.
   std::vector<Setting> config;
+  /// Entries of `config` that may be another in a run that is resumed, because they do not decide what an update does. An
+  /// example adds its own.
+  std::vector<std::string> may_differ;
+  /// Those of `config` that are the example's own.
+  std::vector<std::string> own;
   /// Sets or adds an entry of `config`, for a choice that was made after parsing ("--norm auto" became "batch").
   void record(std::string_view name, Value value);
 };
@@ -76,12 +87,18 @@ class CommandLine {
   /// Adds an option of the example. `value` holds the default and receives what was given; it must outlive parse().
   void choice(const std::string& name, std::string& value, const std::vector<std::string>& choices, std::string help);
   void text(const std::string& name, std::string& value, std::string placeholder, std::string help);
+  /// One without a value: true when it was given.
+  void flag(const std::string& name, bool& value, std::string help);
+  /// A number in [low, high].
+  void number(const std::string& name, std::int64_t& value, std::int64_t low, std::int64_t high, std::string help);
+  void number(const std::string& name, double& value, double low, double high, std::string help);
   /// Common options that the example decides itself: they are unknown then.
   void without(std::vector<std::string> names) { without_ = std::move(names); }
 
-  /// Reads the arguments, resolves the device and sets the number of threads of this process.
+  /// Reads the arguments, resolves the device and sets the number of threads of this process. With --resume, --eval and
+  /// --predict, options that are not given are those of the run that is used, as far as they belong to it.
   /// Errors: OptionError "--batch-size must be a number of samples from 1 up, or 'full', but is '-1'", naming for an unknown
-  ///         option the nearest known one; HelpRequested for --help. Nothing was changed then.
+  ///         option the nearest known one, and for a run without a checkpoint; IoError for one that cannot be read; HelpRequested for --help. Nothing was changed then.
   Options parse(int argc, const char* const* argv);
   Options parse(const std::vector<std::string>& arguments);
 
@@ -94,6 +111,7 @@ class CommandLine {
     std::function<Value()> value;                        // for the config
   };
   static std::vector<Entry> common(Options& into);
+  static void take_from_run(const std::vector<Entry>& entries, const std::vector<bool>& given, const Options& options);
   std::string help(const std::vector<Entry>& entries) const;
   [[noreturn]] static void refuse_unknown(const std::string& word, const std::vector<Entry>& entries);
 

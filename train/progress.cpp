@@ -64,7 +64,8 @@ Progress::Progress(std::FILE* out) : out_(out) {
 
 Progress::~Progress() { finish(); }
 
-void Progress::start(std::int64_t epochs, std::int64_t total_samples) {
+void Progress::start(std::int64_t epochs, std::int64_t total_samples, std::int64_t done) {
+  done_before_ = done;
   epochs_ = epochs;
   total_samples_ = total_samples;
   start_ = Clock::now();
@@ -79,7 +80,7 @@ void Progress::take_loss(double loss) {
 void Progress::draw(std::int64_t epoch, std::int64_t samples, Clock::time_point now) {
   next_draw_ = now + kInterval;
   const double seconds = std::chrono::duration<double>(now - start_).count();
-  const double rate = static_cast<double>(samples) / std::max(seconds, 1e-9);
+  const double rate = static_cast<double>(samples - done_before_) / std::max(seconds, 1e-9);
   const double done = total_samples_ > 0 ? static_cast<double>(samples) / static_cast<double>(total_samples_) : 0;
   const double left = static_cast<double>(total_samples_ - samples) / std::max(rate, 1e-9);
 

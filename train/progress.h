@@ -17,8 +17,8 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// Starts counting towards that many samples.
-  void start(std::int64_t epochs, std::int64_t total_samples);
+  /// Starts counting towards that many samples, of which `done` were done before.
+  void start(std::int64_t epochs, std::int64_t total_samples, std::int64_t done = 0);
   /// `samples` were done in all; `loss` when it was read. Costs a clock reading at the most.
   void advance(std::int64_t epoch, std::int64_t samples, std::optional<double> loss) {
     if (!terminal_) return;
@@ -42,7 +42,7 @@ class Progress {
   std::FILE* out_;
   bool terminal_ = false;
   bool drawn_ = false;
-  std::int64_t epochs_ = 0, total_samples_ = 0;
+  std::int64_t epochs_ = 0, total_samples_ = 0, done_before_ = 0;
   std::optional<double> loss_;  // smoothed
   Clock::time_point start_, paused_, next_draw_;
 };

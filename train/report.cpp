@@ -110,6 +110,7 @@ std::string tiles(const Summary& s) {
   if (s.test_loss) html += tile("test loss", fixed(*s.test_loss, 4));
   html += tile("training loss", fixed(s.train_loss, 4));
   html += tile("samples/s", short_number(s.samples_per_s));
+  if (s.tokens_per_s) html += tile("tokens/s", short_number(*s.tokens_per_s));
   html += tile("updates", grouped(s.updates));
   html += tile("in all", short_duration(s.wall_s));
   return html + "</div>\n";

@@ -39,21 +39,24 @@ class Writer {
 
 void measure_rate(Summary& summary) {
   std::vector<double> seconds;
-  std::int64_t samples = 0;
+  std::int64_t samples = 0, tokens = 0;
   for (const EpochResult& epoch : summary.epochs) {
     if (!epoch.complete) continue;
     seconds.push_back(epoch.seconds);
-    samples = epoch.samples;  // the same in all complete epochs
+    samples = epoch.samples;  // nearly the same in all complete epochs
+    tokens = epoch.tokens;
   }
   if (seconds.empty() && !summary.epochs.empty()) {
     seconds.push_back(summary.epochs.back().seconds);
     samples = summary.epochs.back().samples;
+    tokens = summary.epochs.back().tokens;
   }
   if (seconds.empty()) return;
   std::sort(seconds.begin(), seconds.end());
   const std::size_t middle = seconds.size() / 2;
   const double median = seconds.size() % 2 == 1 ? seconds[middle] : (seconds[middle - 1] + seconds[middle]) / 2;
   summary.samples_per_s = median > 0 ? static_cast<double>(samples) / median : 0;
+  if (tokens > 0) summary.tokens_per_s = median > 0 ? static_cast<double>(tokens) / median : 0;
 }
 
 std::string to_json(const Summary& summary) {
@@ -75,7 +78,9 @@ std::string to_json(const Summary& summary) {
   json["updates"] = summary.updates;
   json["skipped_updates"] = summary.skipped_updates;
   json["samples"] = summary.samples;
+  if (summary.tokens > 0) json["tokens"] = summary.tokens;
   json["samples_per_s"] = writer.number("samples_per_s", summary.samples_per_s);
+  if (summary.tokens_per_s) json["tokens_per_s"] = writer.number("tokens_per_s", summary.tokens_per_s);
   json["train_loss"] = writer.number("train_loss", summary.train_loss);
   json["test_loss"] = writer.number("test_loss", summary.test_loss);
   json["test_accuracy"] = writer.number("test_accuracy", summary.test_accuracy);

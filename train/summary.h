@@ -15,6 +15,7 @@ struct EpochResult {
   std::int64_t epoch = 0;    // from 0
   std::int64_t updates = 0;  // done in it
   std::int64_t samples = 0;
+  std::int64_t tokens = 0;  // of those; 0 where samples have no lengths
   bool complete = false;
   double seconds = 0;     // of the training loop, loading included, evaluation excluded
   double train_loss = 0;  // mean over its logged updates; NaN when none was finite
@@ -40,7 +41,9 @@ struct Summary {
   std::int64_t updates = 0;            // done
   std::int64_t skipped_updates = 0;    // of those, left without effect: nothing to learn from, or a gradient not finite
   std::int64_t samples = 0;            // trained on, repeats counted
+  std::int64_t tokens = 0;             // likewise; 0 where samples have no lengths
   double samples_per_s = 0;            // samples per epoch / median epoch seconds
+  std::optional<double> tokens_per_s;  // likewise, where there are tokens
   double train_loss = 0;               // of the last epoch
   std::optional<double> test_loss, test_accuracy;
   std::int64_t eval_samples = 0;  // test samples that those two are means over
@@ -52,11 +55,12 @@ struct Summary {
   std::vector<EpochResult> epochs;
   std::vector<Phase> phases;  // empty without --profile
   std::vector<std::string> notes;
+  bool saved = true;                          // the last checkpoint is there
   std::vector<std::vector<Setting>> results;  // what an example measured besides: rows of one table
 };
 
-/// Sets samples_per_s from the epochs: samples per epoch / median seconds over the complete ones, or the rate of the part
-/// that was done when none is complete.
+/// Sets samples_per_s, and tokens_per_s where there are tokens, from the epochs: those per epoch / median seconds over the
+/// complete ones, or the rate of the part that was done when none is complete.
 void measure_rate(Summary& summary);
 
 /// The text of summary.json. Numbers in shortest round-trip form; what is not finite is null and named in "notes".

@@ -76,7 +76,6 @@ std::string profile_table(const std::vector<Phase>& phases, std::int64_t updates
 struct Trainer::Totals {
   explicit Totals(bool profile) : laps(profile) {}
   Laps laps;
-  Clock::time_point start = Clock::now();
   std::int64_t limit = 0;  // updates at which the run stops
   bool stop = false;
 };
@@ -91,7 +90,9 @@ data::LoaderOptions loader_options(const Options& options) {
           .accumulate = options.accumulate,
           .drop_last = options.drop_last,
           .seed = options.seed,
-          .device = options.device};
+          .device = options.device,
+          .workers = options.workers,
+          .prefetch = options.prefetch};
 }
 
 std::unique_ptr<optim::Optimizer> make_optimizer(const Options& options, const std::vector<Tensor>& parameters) {
@@ -103,32 +104,71 @@ std::unique_ptr<optim::Optimizer> make_optimizer(const Options& options, const s
       optim::SGDOptions{.lr = options.lr, .momentum = options.momentum, .weight_decay = options.weight_decay});
 }
 
-optim::Schedule make_schedule(const Options& options, std::int64_t updates_per_epoch) {
+optim::Schedule make_schedule(const Options& options, const data::BatchSource& source) {
   if (options.schedule == ScheduleKind::constant) {
     require<OptionError>(options.warmup == 0, "schedule",
                          "--warmup must be 0 with --schedule constant but is {}; use --schedule cosine",
                          options.warmup);
     return optim::Schedule::constant(options.lr);
   }
-  require<OptionError>(options.epochs <= std::numeric_limits<std::int64_t>::max() / updates_per_epoch, "schedule",
-                       "--epochs {} has more updates than can be numbered; use fewer", options.epochs);
+  // A packed plan has about as many updates in every epoch.
+  require<OptionError>(options.epochs < std::numeric_limits<std::int64_t>::max() / source.updates_per_epoch(0),
+                       "schedule", "--epochs {} has more updates than can be numbered; use fewer", options.epochs);
   return optim::Schedule::cosine(
-      {.peak_lr = options.lr, .warmup = options.warmup, .updates = options.epochs * updates_per_epoch});
+      {.peak_lr = options.lr, .warmup = options.warmup, .updates = source.updates_before(options.epochs)});
 }
 
-int exit_status(const Summary& summary) { return summary.stopped_by == "SIGTERM" ? 128 + SIGTERM : 0; }
+int exit_status(const Summary& summary) {
+  if (!summary.saved) return 1;
+  return summary.stopped_by == "SIGTERM" ? 128 + SIGTERM : 0;
+}
+
+namespace {
+
+/// The loader of a Trainer; checks first what the model asks of a plan.
+data::Loader make_loader(const Model& model, std::shared_ptr<const data::Dataset> training, const Options& options) {
+  data::Loader loader(std::move(training), loader_options(options));
+  if (model.batch_statistics) check_batch_statistics(loader.plan(), options.bn_accumulation);
+  return loader;
+}
+data::Loader make_loader(const Model& model, std::shared_ptr<const data::BatchSource> training,
+                         const Options& options) {
+  require<OptionError>(
+      !model.batch_statistics || options.accumulate == 1 || options.bn_accumulation == BatchNormAccumulation::micro,
+      "batch_norm", "an update must be one micro-batch but --accumulate is {}; use --norm layer", options.accumulate);
+  return data::Loader(std::move(training), loader_options(options).delivery());
+}
+
+}  // namespace
 
 Trainer::Trainer(Model model, LossFunction loss, std::shared_ptr<const data::Dataset> training,
                  std::shared_ptr<const data::Dataset> test, const Options& options)
+    : Trainer(
+          model, std::move(loss), make_loader(model, std::move(training), options),
+          [test = std::move(test), device = options.device](const Model& m, const LossFunction& l, std::int64_t most) {
+            return evaluate(m, l, *test, device, most);
+          },
+          options) {}
+
+Trainer::Trainer(Model model, LossFunction loss, std::shared_ptr<const data::BatchSource> training,
+                 std::shared_ptr<const data::BatchSource> test, const Options& options)
+    : Trainer(
+          model, std::move(loss), make_loader(model, std::move(training), options),
+          test == nullptr ? Evaluate()
+                          : [test = test, device = options.device](
+                                const Model& m, const LossFunction& l,
+                                std::int64_t most) { return evaluate(m, l, test, device, most); },
+          options) {}
+
+Trainer::Trainer(Model model, LossFunction loss, data::Loader loader, Evaluate evaluate, const Options& options)
     : model_(std::move(model)),
       loss_(std::move(loss)),
       options_(options),
-      test_(std::move(test)),
-      loader_(std::move(training), loader_options(options)),
-      schedule_(make_schedule(options, loader_.updates_per_epoch())),
-      folder_(options.out),
+      loader_(std::move(loader)),
+      evaluate_(std::move(evaluate)),
+      schedule_(make_schedule(options, source())),
+      folder_(options.out, options.resume ? Opening::resume : Opening::anew),
       progress_(options.json ? stderr : stdout) {
-  if (model_.batch_statistics) check_batch_statistics(plan(), options.bn_accumulation);
   std::vector<Tensor> parameters;
   for (const auto& [name, tensor] : model_.parameters) {
     parameters.push_back(tensor);
@@ -142,21 +182,27 @@ Trainer::Trainer(Model model, LossFunction loss, std::shared_ptr<const data::Dat
   summary_.seed = options.seed;
   summary_.threads = options.threads;
   summary_.config = options.config;
-  summary_.train_samples = plan().samples();
-  summary_.updates_per_epoch = plan().updates_per_epoch();
+  summary_.train_samples = source().samples();
+  summary_.updates_per_epoch = source().updates_per_epoch(0);
   summary_.commit = commit();
   summary_.machine = machine();
   summary_.variants = variants();
   summary_.variants_hash = hash_text(summary_.variants);
+  if (options.resume) find_checkpoint("--resume", options.out);  // refuses where there is none
 }
 
 Summary Trainer::run() {
+  start_ = Clock::now();
   Totals totals(options_.profile);
   folder_.open();
-  metrics_.emplace(folder_.path() / "metrics.jsonl");
+  if (options_.resume)
+    resume();
+  else
+    metrics_.emplace(folder_.path() / "metrics.jsonl");
   announce();
   try {
     const StopSignal signals;
+    if (options_.save_every && !options_.resume) save();
     train(totals);
   } catch (const std::exception& error) {
     progress_.finish();
@@ -171,18 +217,114 @@ Summary Trainer::run() {
   return summary_;
 }
 
+nn::NamedTensors Trainer::model_tensors() const {
+  nn::NamedTensors tensors = model_.parameters;
+  tensors.insert(tensors.end(), model_.buffers.begin(), model_.buffers.end());
+  return tensors;
+}
+
+RunState Trainer::state() const {
+  const data::LoaderState at = loader_.state(place_.epoch, place_.first);
+  return {.example = options_.example,
+          .config = options_.config,
+          .data = source().name(),
+          .data_samples = source().samples(),
+          .plan_hash = at.hash,
+          .seed = at.seed,
+          .epoch = at.epoch,
+          .cursor = at.cursor,
+          .update = at.update,
+          .variants_hash = summary_.variants_hash,
+          .metrics_bytes = metrics_->bytes(),
+          .samples = summary_.samples,
+          .tokens = summary_.tokens,
+          .wall_s = wall_before_ + seconds_since(start_),
+          .epochs = summary_.epochs,
+          .loss_sum = loss_sum_,
+          .losses = losses_,
+          .history = history_};
+}
+
+void Trainer::save() {
+  if (saved_at_ == summary_.updates) return;
+  try {
+    metrics_->sync();  // what the checkpoint says of the file must be on the disk before it
+    save_checkpoint(
+        folder_.path() / kCheckpointFile,
+        {.run = state(), .model = model_tensors(), .optimizer = optimizer_state(*optimizer_, model_.parameters)});
+    saved_at_ = summary_.updates;
+    save_error_.clear();
+  } catch (const IoError& error) {
+    save_error_ = error.what();
+    progress_.print(fmt::format("warning: no checkpoint after update {}: {}", summary_.updates, save_error_));
+  }
+}
+
+void Trainer::resume() {
+  const std::filesystem::path file = find_checkpoint("--resume", folder_.path());
+  Checkpoint checkpoint = load_checkpoint(file);
+  RunState& run = checkpoint.run;
+  const auto refuse = []<class... Args>(fmt::format_string<Args...> format, Args&&... args) {
+    throw OptionError(
+        fmt::format("--resume goes on only with what the run began with, but {}; change it back, or start anew "
+                    "without --resume",
+                    fmt::format(format, std::forward<Args>(args)...)));
+  };
+  if (run.example != options_.example) refuse("this is {} and the run is one of {}", options_.example, run.example);
+  const std::string changed = changed_options(options_.config, run.config, options_.may_differ);
+  if (!changed.empty()) refuse("{}", changed);
+  if (run.data != source().name() || run.data_samples != source().samples())
+    refuse("the training data are {} with {} samples and were {} with {}", source().name(), source().samples(),
+           run.data, run.data_samples);
+  if (run.seed != source().seed()) refuse("the seed is {} and was {}", source().seed(), run.seed);
+  if (run.plan_hash != loader_.hash())
+    refuse(
+        "the content of the training data {} or the way it is cut into batches has changed: the hash of both is {} and "
+        "was {}",
+        run.data, hex(loader_.hash()), hex(run.plan_hash));
+  place_ = loader_.locate(
+      {.hash = run.plan_hash, .seed = run.seed, .epoch = run.epoch, .cursor = run.cursor, .update = run.update});
+  for (EpochResult& epoch : run.epochs) epoch.complete = epoch.epoch < place_.epoch;
+  const auto begun = static_cast<std::int64_t>(run.epochs.size());
+  require<IoError>(begun == place_.epoch + (place_.first > 0 ? 1 : 0), "checkpoint",
+                   "{} holds a state with {} epochs begun at update {} of epoch {}; use another checkpoint",
+                   file.string(), begun, place_.first, place_.epoch);
+
+  // The order matters: nothing of the run is changed before all of it was found good.
+  const std::vector<std::string> warnings = restore(file, checkpoint, model_tensors(), *optimizer_, model_.parameters);
+  metrics_.emplace(folder_.path() / "metrics.jsonl", run.metrics_bytes);
+
+  summary_.updates = saved_at_ = run.update;
+  summary_.samples = run.samples;
+  summary_.tokens = run.tokens;
+  summary_.skipped_updates = optimizer_->skipped();
+  summary_.epochs = std::move(run.epochs);
+  loss_sum_ = run.loss_sum;
+  losses_ = run.losses;
+  history_ = std::move(run.history);
+  wall_before_ = run.wall_s;
+  options_.notices.push_back(
+      fmt::format("resumed after update {}: epoch {}, sample {}", run.update, run.epoch, run.cursor));
+  options_.notices.insert(options_.notices.end(), warnings.begin(), warnings.end());
+  if (run.variants_hash != summary_.variants_hash)
+    options_.notices.push_back(fmt::format(
+        "warning: the run was begun by another build or on another machine (variants {} instead of {}): from "
+        "here on its bits differ from those of an uninterrupted one",
+        hex(run.variants_hash), hex(summary_.variants_hash)));
+}
+
 void Trainer::announce() {
-  const data::Plan& p = plan();
   for (const std::string& notice : options_.notices) progress_.print(notice);
   if (!folder_.moved_to().empty())
     progress_.print(fmt::format("an earlier run was moved to {}", folder_.moved_to().string()));
-  progress_.print(
-      fmt::format("{} on {}, {} threads: {} parameters, {} samples, {} samples per update{}, {} updates per "
-                  "epoch, {} epochs",
-                  options_.example, summary_.device, options_.threads, summary_.parameters, p.samples(), p.batch_size(),
-                  p.accumulate() > 1 ? fmt::format(" in {} micro-batches", p.accumulate()) : "", p.updates_per_epoch(),
-                  options_.epochs));
-  if (p.updates_per_epoch() == 1)
+  const data::PlannedUpdate first = source().update(0, 0);
+  const std::int64_t updates = source().updates_per_epoch(0);
+  progress_.print(fmt::format(
+      "{} on {}, {} threads: {} parameters, {} samples, {} samples per update{}, {} updates per epoch, {} epochs",
+      options_.example, summary_.device, options_.threads, summary_.parameters, source().samples(),
+      first.tokens > 0 ? fmt::format("about {}", source().samples() / updates) : fmt::format("{}", first.samples),
+      first.parts > 1 ? fmt::format(" in {} micro-batches", first.parts) : "", updates, options_.epochs));
+  if (updates == 1)
     progress_.print(
         fmt::format("full batch: an epoch is 1 update, so the run makes {}; --epochs 100 and more are usual "
                     "for it",
@@ -190,39 +332,51 @@ void Trainer::announce() {
 }
 
 void Trainer::train(Totals& totals) {
-  const std::int64_t per_epoch = plan().updates_per_epoch();
-  const std::int64_t all = options_.epochs <= std::numeric_limits<std::int64_t>::max() / per_epoch
-                               ? options_.epochs * per_epoch
-                               : std::numeric_limits<std::int64_t>::max();
-  totals.limit = std::min(all, options_.max_updates.value_or(all));
-  const std::int64_t last = (totals.limit - 1) / per_epoch;  // the epoch it stops in
+  const double per_epoch =
+      static_cast<double>(source().updates_per_epoch(0));  // about, where it differs between epochs
+  constexpr std::int64_t kNone = std::numeric_limits<std::int64_t>::max();
+  totals.limit = options_.max_updates.value_or(kNone);
+  const double epochs = std::min(static_cast<double>(options_.epochs), static_cast<double>(totals.limit) / per_epoch);
   progress_.start(options_.epochs,
-                  last * plan().samples_per_epoch() +
-                      std::min((totals.limit - last * per_epoch) * plan().batch_size(), plan().samples_per_epoch()));
+                  static_cast<std::int64_t>(std::min(epochs * static_cast<double>(source().samples()), 9e18)),
+                  summary_.samples);
   model_.set_mode(nn::Mode::train);
-  summary_.stopped_by = totals.limit < all ? "max_updates" : "epochs";
-  for (std::int64_t epoch = 0; epoch < options_.epochs && !totals.stop; ++epoch) {
-    train_epoch(epoch, totals);
+  summary_.stopped_by = "epochs";
+  const data::Place start = place_;
+  totals.stop = summary_.updates >= totals.limit;
+  // A checkpoint is written before the evaluation that its epoch, or the end of its run, called for.
+  if (!summary_.epochs.empty() && (start.first == 0 || totals.stop)) evaluate_epoch(summary_.epochs.back());
+  for (std::int64_t epoch = start.epoch; epoch < options_.epochs && !totals.stop; ++epoch) {
+    train_epoch(epoch, epoch == start.epoch ? start.first : 0, totals);
     progress_.pause();
+    if (totals.stop || epoch + 1 == options_.epochs) save();
     evaluate_epoch(summary_.epochs.back());
     progress_.resume();
   }
+  const bool done =
+      static_cast<std::int64_t>(summary_.epochs.size()) >= options_.epochs && summary_.epochs.back().complete;
+  if (!done && summary_.stopped_by == "epochs") summary_.stopped_by = "max_updates";
 }
 
-void Trainer::train_epoch(std::int64_t epoch, Totals& totals) {
-  EpochResult& result = summary_.epochs.emplace_back(EpochResult{.epoch = epoch});
+void Trainer::train_epoch(std::int64_t epoch, std::int64_t first, Totals& totals) {
+  if (first == 0) {
+    summary_.epochs.push_back({.epoch = epoch});
+    loss_sum_ = 0;
+    losses_ = 0;
+  }
+  EpochResult& result = summary_.epochs.back();
+  const std::int64_t updates = source().updates_per_epoch(epoch);
   Laps& laps = totals.laps;
-  double loss_sum = 0;
-  std::int64_t losses = 0;
+  const double seconds_before = result.seconds;
   const auto start = Clock::now();
   laps.start();
-  for (data::Update& update : loader_.epoch(epoch)) {
+  for (data::Update& update : loader_.epoch(epoch, first)) {
     const double lr = schedule_.lr(update.number());
     optimizer_->set_lr(lr);
     for (const data::MicroBatch& micro : update) {
       laps.end(loading);
       const auto scope = micro.scope();
-      const Loss loss = loss_(model_.forward(micro.input), micro.target);
+      const Loss loss = loss_(model_.forward(micro), micro);
       laps.end(forward);
       update.backward(loss);
       laps.end(backward);
@@ -234,14 +388,18 @@ void Trainer::train_epoch(std::int64_t epoch, Totals& totals) {
     ++summary_.updates;
     result.samples += update.samples();
     summary_.samples += update.samples();
+    result.tokens += update.tokens();
+    summary_.tokens += update.tokens();
+    place_ = {epoch, update.index() + 1};
+    result.complete = place_.first == updates;
     const bool logged = update.number() % options_.log_every == 0;
     // Reading a loss on a GPU waits for it; elsewhere it costs nothing.
     if (logged || options_.device.kind != DeviceKind::cuda) {
       if (options_.device.kind == DeviceKind::cuda) optimizer_->check();
       const double loss = update.window().mean_loss();
       if (std::isfinite(loss)) {
-        loss_sum += loss;
-        ++losses;
+        loss_sum_ += loss;
+        ++losses_;
       }
       history_.add(update.number(), loss);
       const std::int64_t skipped = optimizer_->skipped();
@@ -251,19 +409,23 @@ void Trainer::train_epoch(std::int64_t epoch, Totals& totals) {
     }
     if (options_.device.kind == DeviceKind::simt && summary_.updates == 1) {
       const double seconds = seconds_since(start);
-      progress_.print(fmt::format("the first update took {:.1f} s, so {} take about {:.0f} s", seconds, totals.limit,
-                                  seconds * static_cast<double>(totals.limit)));
+      const std::int64_t planned =
+          std::min(totals.limit, options_.epochs < 1000 ? options_.epochs * updates : totals.limit);
+      progress_.print(fmt::format("the first update took {:.1f} s, so {} take about {:.0f} s", seconds, planned,
+                                  seconds * static_cast<double>(planned)));
     }
-    laps.end(logging);
 
     const int signal = StopSignal::received();
     if (signal != 0) summary_.stopped_by = signal == SIGTERM ? "SIGTERM" : "SIGINT";
     totals.stop = signal != 0 || update.number() == totals.limit;
+    result.seconds = seconds_before + seconds_since(start);
+    result.train_loss =
+        losses_ > 0 ? loss_sum_ / static_cast<double>(losses_) : std::numeric_limits<double>::quiet_NaN();
+    if (options_.save_every && update.number() % *options_.save_every == 0) save();
+    laps.end(logging);
     if (totals.stop) break;
   }
-  result.seconds = seconds_since(start);
-  result.complete = result.updates == plan().updates_per_epoch();
-  result.train_loss = losses > 0 ? loss_sum / static_cast<double>(losses) : std::numeric_limits<double>::quiet_NaN();
+  result.seconds = seconds_before + seconds_since(start);
 }
 
 void Trainer::log(const data::Update& update, double lr, double loss, bool skipped) {
@@ -274,8 +436,12 @@ void Trainer::log(const data::Update& update, double lr, double loss, bool skipp
 }
 
 void Trainer::evaluate_epoch(EpochResult& epoch) {
-  evaluation_ = evaluate(model_, loss_, *test_, options_.device,
-                         options_.eval_samples.value_or(std::numeric_limits<std::int64_t>::max()));
+  if (!evaluate_) {
+    progress_.print(fmt::format("epoch {}/{}  train loss {:.4f}  {}", epoch.epoch + 1, options_.epochs,
+                                epoch.train_loss, short_duration(epoch.seconds)));
+    return;
+  }
+  evaluation_ = evaluate_(model_, loss_, options_.eval_samples.value_or(std::numeric_limits<std::int64_t>::max()));
   epoch.test_loss = summary_.test_loss = evaluation_.loss;
   epoch.test_accuracy = summary_.test_accuracy = evaluation_.accuracy();
   summary_.eval_samples = evaluation_.samples;
@@ -304,7 +470,9 @@ void Trainer::finish(const Totals& totals) {
                                                                 : gpu::memory_stats(options_.device).peak_bytes;
   summary_.parameters_hash =
       hash_tensors(optimizer_->state(), hash_tensors(model_.buffers, hash_tensors(model_.parameters)));
-  summary_.wall_s = seconds_since(totals.start);
+  summary_.wall_s = wall_before_ + seconds_since(start_);
+  summary_.saved = save_error_.empty();
+  if (!summary_.saved) summary_.notes.push_back(fmt::format("the last checkpoint could not be saved: {}", save_error_));
   folder_.write("summary.json", to_json(summary_));
   if (!summary_.phases.empty()) progress_.print(profile_table(summary_.phases, summary_.updates));
   for (const std::string& note : summary_.notes) progress_.print("note: " + note);
@@ -312,7 +480,8 @@ void Trainer::finish(const Totals& totals) {
 
 void Trainer::write_report(const Report& report) {
   folder_.write("report.html", render(report, summary_, history_, evaluation_));
-  progress_.print(fmt::format("results in {}: report.html, summary.json, metrics.jsonl", options_.out));
+  progress_.print(
+      fmt::format("results in {}: report.html, summary.json, metrics.jsonl, {}", options_.out, kCheckpointFile));
 }
 
 }  // namespace weft::train
