@@ -320,7 +320,7 @@ int run(int argc, char** argv) {
   line.options.batch_size = 32;
   line.without({"--bn-accumulation", "--epochs", "--max-updates", "--eval-samples", "--optimizer", "--lr",
                 "--weight-decay", "--momentum", "--schedule", "--warmup", "--device", "--log-every", "--profile",
-                "--resume", "--eval", "--predict"});
+                "--workers", "--prefetch", "--save-every", "--resume", "--eval", "--predict"});
   line.choice("--batching", given.batching, {"pad", "bucket", "tokens", "pack"}, "how rows and updates are made");
   line.choice("--packer", given.packer, {"next_fit", "first_fit", "best_fit"}, "how rows are filled");
   line.number("--length", given.length, 0, kMost, "most places of a row; 0: the longest sample's");
