@@ -1,14 +1,18 @@
 // Packing a million lognormal lengths into rows of 2048, on one thread whatever the machine has, and what a plan's updates
-// cost: the index of an epoch, and one update after the other.
+// cost: the index of an epoch, one update after the other, and the tensors of its micro-batch.
 #include "data/packing.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include <benchmark/benchmark.h>
 
+#include "data/sequence_batches.h"
 #include "data/sequence_plan.h"
 #include "tensor/philox.h"
 
@@ -68,6 +72,41 @@ void plan_update(benchmark::State& state) {
   state.SetItemsProcessed(state.iterations());
 }
 
+/// Sequences of bytes in memory.
+class Bytes final : public SequenceDataset {
+ public:
+  explicit Bytes(std::vector<std::int64_t> lengths) : lengths_(std::move(lengths)) {}
+  std::int64_t size() const override { return static_cast<std::int64_t>(lengths_.size()); }
+  std::string name() const override { return "bytes"; }
+  std::uint64_t fingerprint() const override { return 0; }
+  std::int64_t vocabulary() const override { return 256; }
+  std::int64_t length(std::int64_t id) const override { return lengths_[static_cast<std::size_t>(id)]; }
+  void read(std::int64_t id, std::int64_t offset, std::span<std::int64_t> out) const override {
+    const std::uint8_t* from = bytes_.data() + (id * 64 + offset) % (1 << 20);
+    std::copy(from, from + out.size(), out.begin());
+  }
+
+ private:
+  std::vector<std::int64_t> lengths_;
+  std::vector<std::uint8_t> bytes_ = std::vector<std::uint8_t>(1 << 21, 'a');
+};
+
+/// args: batching; sequences. The micro-batches of an epoch, its updates made; tokens/s are without padding, on one thread.
+void collate(benchmark::State& state) {
+  const SequenceBatches batches(Bytes(lognormal(state.range(1))), options(state), LossMean::sequence);
+  std::vector<PlannedUpdate> updates;
+  for (std::int64_t u = 0; u < std::min<std::int64_t>(16, batches.updates_per_epoch(0)); ++u)
+    updates.push_back(batches.update(0, u));
+  std::size_t next = 0;
+  std::int64_t tokens = 0;
+  for (auto _ : state) {
+    const PlannedUpdate& update = updates[next++ % updates.size()];
+    benchmark::DoNotOptimize(batches.collate(update, 0));
+    tokens += update.tokens;
+  }
+  state.counters["tokens/s"] = benchmark::Counter(static_cast<double>(tokens), benchmark::Counter::kIsRate);
+}
+
 BENCHMARK(packing)->ArgNames({"packer", "N"})->ArgsProduct({{0, 1, 2}, {1'000'000}})->Unit(benchmark::kMillisecond);
 BENCHMARK(plan_index)
     ->ArgNames({"batching", "N"})
@@ -79,6 +118,7 @@ BENCHMARK(plan_update)
     ->ArgsProduct({{0, 1, 2, 3}, {1'000'000}})
     ->Unit(benchmark::kMicrosecond)
     ->UseRealTime();
+BENCHMARK(collate)->ArgNames({"batching", "N"})->ArgsProduct({{0, 3}, {100'000}})->Unit(benchmark::kMicrosecond);
 BENCHMARK(packing)->Name("packing_tiny")->ArgNames({"packer", "N"})->ArgsProduct({{0, 1, 2}, {1000}});
 
 }  // namespace

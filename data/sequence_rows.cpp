@@ -200,13 +200,14 @@ Groups SequenceRows::rows_of(std::int64_t epoch, std::int64_t update, std::int64
   const auto add_rows = [&](std::span<const std::int32_t> pieces) {
     for (const std::int32_t& piece : pieces) made.append({&piece, 1});
   };
-  const bool indexed = !full && (options.batching != Batching::pad || budget > 0);
-  const std::shared_ptr<const Index> known =
-      indexed || options.batching == Batching::tokens || options.batching == Batching::pack ? index(epoch) : nullptr;
-  first = full ? 0 : indexed && !known->starts.empty() ? known->starts[at(update)] : update * rows;
+  const auto known = options.batching == Batching::pad && budget == 0 ? nullptr : index(epoch);
   std::int64_t end = count();
-  if (!full) end = indexed && !known->starts.empty() ? known->starts[at(update) + 1] : std::min(first + rows, end);
-
+  first = 0;
+  if (!full) {
+    const bool listed = known != nullptr && !known->starts.empty();
+    first = listed ? known->starts[at(update)] : update * rows;
+    end = listed ? known->starts[at(update) + 1] : std::min(first + rows, end);
+  }
   const auto window_of = [&](std::int64_t group) {
     return std::upper_bound(known->windows.begin(), known->windows.end(), group) - known->windows.begin() - 1;
   };

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
@@ -34,13 +35,15 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Lengths = std::vector<std::int64_t>;
 
-/// What the command line said, as text.
+/// What the command line said.
 struct Given {
   std::string dataset = "fortunes";
   bool table = false;
   std::string batching = "pack", packer = "best_fit", overlong = "split", order = "shuffled", unit = "rows";
-  std::string length = "512", batch_tokens, micro_tokens, window, boundaries, separator, pad_multiple = "1";
-  std::string pad_to = "longest", epoch = "0", sequences = "15000", documents = "paragraph", end_token;
+  std::int64_t length = 512, pad_multiple = 1;
+  std::int64_t batch_tokens = 0, micro_tokens = 0;  // 0: not given
+  std::string window, boundaries, separator, pad_to = "longest", documents = "paragraph", end_token;
+  std::int64_t epoch = 0, sequences = 15000;
 };
 
 std::int64_t number(const std::string& option, const std::string& text, std::int64_t least) {
@@ -64,12 +67,12 @@ data::SequencePlanOptions plan_options(const Given& given, const train::Options&
   o.order = choice<data::Order>(given.order, {"shuffled", "sequential"});
   o.pad_to = choice<data::PadTo>(given.pad_to, {"longest", "length"});
   o.unit = choice<data::RowUnit>(given.unit, {"rows", "samples"});
-  o.length = number("--length", given.length, 0);
-  o.pad_multiple = number("--pad-multiple", given.pad_multiple, 1);
+  o.length = given.length;
+  o.pad_multiple = given.pad_multiple;
   o.accumulate = common.accumulate;
+  o.micro_tokens = given.micro_tokens;
   o.drop_last = common.drop_last;
   o.seed = common.seed;
-  if (!given.micro_tokens.empty()) o.micro_tokens = number("--micro-tokens", given.micro_tokens, 1);
   if (!given.window.empty()) o.window = given.window == "all" ? 0 : number("--window", given.window, 1);
   if (!given.separator.empty()) o.separator = data::Separator{.id = number("--separator", given.separator, 0)};
   for (std::size_t begin = 0; !given.boundaries.empty() && begin <= given.boundaries.size();) {
@@ -77,8 +80,8 @@ data::SequencePlanOptions plan_options(const Given& given, const train::Options&
     o.boundaries.push_back(number("--boundaries", given.boundaries.substr(begin, end - begin), 1));
     begin = end + 1;
   }
-  if (!given.batch_tokens.empty())
-    o.batch = data::TokenBatch{number("--batch-tokens", given.batch_tokens, 1)};
+  if (given.batch_tokens > 0)
+    o.batch = data::TokenBatch{given.batch_tokens};
   else if (!common.batch_size)
     o.batch = data::FullBatch{};
   else if (o.batching == data::Batching::tokens && o.length > 0)
@@ -98,7 +101,7 @@ Lengths synthetic(std::int64_t count, std::uint64_t seed) {
 }
 
 Lengths read_lengths(const Given& given, const train::Options& common) {
-  if (given.dataset == "synthetic") return synthetic(number("--sequences", given.sequences, 1), common.seed);
+  if (given.dataset == "synthetic") return synthetic(given.sequences, common.seed);
   if (given.dataset == "fortunes") return data::lengths_of(data::TextDocuments::fortunes(common.data_dir));
   const std::filesystem::path path = given.dataset;
   if (path.extension() == ".bin") {
@@ -283,11 +286,11 @@ std::string table(const Lengths& lengths, const Given& given, const train::Optio
     double factor = 1;
     for (std::size_t i = 0; i < names.size(); ++i) {
       Given with = given;
-      with.length = std::to_string(length);
+      with.length = length;
       with.batching = i < 3 ? names[i] : "pack";
       if (i >= 3) with.packer = names[i];
       const data::BiasReport report =
-          data::bias_report(data::SequencePlan(lengths, plan_options(with, common)), number("--epoch", given.epoch, 0));
+          data::bias_report(data::SequencePlan(lengths, plan_options(with, common)), given.epoch);
       lines += fmt::format("{:>10.2f}%", 100 * report.utilisation());
       fields.push_back(fmt::format("\"{}\": {}", names[i], report.utilisation()));
       factor = report.samples_factor();
@@ -309,35 +312,35 @@ int run(int argc, char** argv) {
     given.dataset = arguments[0];
     arguments.erase(arguments.begin());
   }
-  if (std::erase(arguments, "--table") > 0) given.table = true;
 
   train::CommandLine line("data_inspect",
                           "what batching does to a data set of sequences\n\n"
-                          "  ./run data_inspect fortunes|synthetic|FILE.txt|FILE.bin [options]\n"
-                          "  ./run data_inspect ... --table      the utilisation of every batching at four lengths");
+                          "  ./run data_inspect fortunes|synthetic|FILE.txt|FILE.bin [options]");
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
   line.options.batch_size = 32;
   line.without({"--bn-accumulation", "--epochs", "--max-updates", "--eval-samples", "--optimizer", "--lr",
                 "--weight-decay", "--momentum", "--schedule", "--warmup", "--device", "--log-every", "--profile",
-                "--resume", "--eval", "--predict"});
+                "--workers", "--prefetch", "--save-every", "--resume", "--eval", "--predict"});
   line.choice("--batching", given.batching, {"pad", "bucket", "tokens", "pack"}, "how rows and updates are made");
   line.choice("--packer", given.packer, {"next_fit", "first_fit", "best_fit"}, "how rows are filled");
-  line.text("--length", given.length, "L", "most places of a row; 0: the longest sample's");
+  line.number("--length", given.length, 0, kMost, "most places of a row; 0: the longest sample's");
   line.choice("--overlong", given.overlong, {"error", "truncate", "split", "drop"}, "what becomes of longer samples");
-  line.text("--batch-tokens", given.batch_tokens, "N",
-            "tokens of an update, padding counted, instead of --batch-size rows (tokens: rows x length)");
+  line.number("--batch-tokens", given.batch_tokens, 0, kMost,
+              "tokens of an update, padding counted; 0: --batch-size rows (tokens: as many as their places)");
   line.choice("--unit", given.unit, {"rows", "samples"}, "what --batch-size counts when rows are packed");
   line.text("--window", given.window, "W|all", "pieces that are packed or sorted together");
   line.text("--boundaries", given.boundaries, "A,B,...", "of the buckets; without them eighths of the pieces");
   line.choice("--pad-to", given.pad_to, {"longest", "length"}, "to what a row is padded");
-  line.text("--pad-multiple", given.pad_multiple, "K", "widths are multiples of it");
-  line.text("--micro-tokens", given.micro_tokens, "N", "tokens of a micro-batch, instead of --accumulate");
+  line.number("--pad-multiple", given.pad_multiple, 1, kMost, "widths are multiples of it");
+  line.number("--micro-tokens", given.micro_tokens, 0, kMost, "tokens of a micro-batch; 0: as --accumulate says");
   line.text("--separator", given.separator, "ID", "a token behind each sample");
   line.choice("--order", given.order, {"shuffled", "sequential"}, "of the samples");
-  line.text("--epoch", given.epoch, "E", "which epoch to look at");
-  line.text("--sequences", given.sequences, "N", "of the data set synthetic");
+  line.number("--epoch", given.epoch, 0, kMost, "which epoch to look at");
+  line.number("--sequences", given.sequences, 1, kMost, "of the data set synthetic");
   line.choice("--documents", given.documents, {"file", "line", "paragraph", "fortune"},
               "what a sample of a text file is");
   line.text("--end-token", given.end_token, "ID", "that ends a document of a .bin file; without it a file is one");
+  line.flag("--table", given.table, "the utilisation of every batching at four lengths");
   const train::Options common = line.parse(arguments);
 
   plan_options(given, common);  // a wrong option is reported before a file
@@ -349,14 +352,13 @@ int run(int argc, char** argv) {
   }
   Lengths sorted = lengths;
   std::sort(sorted.begin(), sorted.end());
-  const std::int64_t epoch = number("--epoch", given.epoch, 0);
   const auto start = Clock::now();
   const data::SequencePlan plan(lengths, plan_options(given, common));
-  const data::BiasReport report = data::bias_report(plan, epoch);
+  const data::BiasReport report = data::bias_report(plan, given.epoch);
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
 
   folder.open();
-  folder.write("plan.png", picture(sorted, plan, epoch));
+  folder.write("plan.png", picture(sorted, plan, given.epoch));
   const std::string picture_path = (folder.path() / "plan.png").string();
   const std::string document = json(given, plan.options(), report, sorted, picture_path, seconds);
   folder.write("summary.json", document);
