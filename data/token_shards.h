@@ -44,9 +44,9 @@ struct ShardOptions {
 /// Safety:  the file's size is held against its header before anything is read or allocated. The file is not mapped: what a
 ///          mapping gives (no copy of the file in the process, the kernel's cache shared by all processes) a pread gives too,
 ///          but where a mapped file becomes shorter the process dies of SIGBUS, and here it gets an IoError that names the
-///          shard. A mapping that asks for the file's size before each access costs as much and still leaves a gap: reading
-///          512 tokens took 400 ns mapped, 746 ns mapped and asked, 655 ns by pread (one thread of an Intel Xeon, 200 MB in the
-///          cache, November 2026).
+///          shard. A mapping that asks for the file's size before each access costs more and still leaves a gap: reading 512
+///          tokens took 0.66 us mapped, 0.94 us mapped and asked, 0.85 us by pread (CPU time, one thread of an Intel Xeon at
+///          2.6 GHz, a 200 MB shard in the cache, November 2026; ./run bench shard_read).
 /// Source:  github.com/karpathy/llm.c, dev/data/data_common.py; github.com/karpathy/nanoGPT, data/openwebtext/prepare.py.
 class TokenShards final : public SequenceDataset {
  public:

@@ -68,10 +68,11 @@ RollingWindows::RollingWindows(std::int64_t steps, const WindowOptions& options)
        {std::tuple{"lookback", lookback, 1}, {"horizon", horizon, 1}, {"stride", stride, 1}, {"gap", gap, 0}})
     require<OptionError>(value >= least && value <= kMost, kOp, "{} must be in [{}, 2^60] but is {}", name, least,
                          value);
-  const std::int64_t rest = steps - lookback - gap - horizon;
-  require<ShapeError>(rest >= 0, kOp, "a series of {} steps holds no window of {} + {} + {} (lookback + gap + horizon)",
-                      steps, lookback, gap, horizon);
-  count_ = rest / stride + 1;
+  const std::int64_t span = lookback + gap + horizon;
+  require<ShapeError>(steps >= span, kOp,
+                      "a series of {} steps holds no window of {} + {} + {} (lookback + gap + horizon)", steps,
+                      lookback, gap, horizon);
+  count_ = (steps - span) / stride + 1;
 }
 
 TimeWindow RollingWindows::operator[](std::int64_t window) const {

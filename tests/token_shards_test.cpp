@@ -222,11 +222,13 @@ TEST_F(TokenShardsTest, NoticesAFileThatBecomesShorter) {
       "[token_shards] FILE became shorter after it was opened: 1000 of 2000 bytes are left at place 2000; do not write "
       "to a shard in use");
   EXPECT_NE(message_of<IoError>([&] { shards.fingerprint(); }).find("became shorter"), std::string::npos);
-  // A file that is replaced, as AtomicFile does, stays as it was for those who have it open.
+  // A file that is removed or replaced, as AtomicFile does, stays as it was for those who have it open.
   const TokenShards open(write(llmc_bytes(tokens)));
   TokenShardWriter writer(path);
   writer.append(Tokens{1});
   writer.commit();
+  EXPECT_EQ(tokens_of(open, 0), tokens);
+  std::filesystem::remove(path);
   EXPECT_EQ(tokens_of(open, 0), tokens);
 }
 

@@ -1,6 +1,7 @@
 #include "data/windows.h"
 
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <set>
 
@@ -95,6 +96,9 @@ TEST(Windows, RefusesWhatIsNone) {
             "[windows] horizon must be in [1, 2^60] but is 4611686018427387904");
   EXPECT_EQ(message_of<ShapeError>([] { RollingWindows(-1, {}); }),
             "[windows] a series of -1 steps holds no window of 1 + 0 + 1 (lookback + gap + horizon)");
+  EXPECT_NE(
+      message_of<ShapeError>([] { RollingWindows(std::numeric_limits<std::int64_t>::min(), {}); }).find("no window"),
+      std::string::npos);
   EXPECT_EQ(message_of<ShapeError>([] { RollingWindows(12, {})[11]; }),
             "[windows] a window must be in [0, 11) but is 11");
 }

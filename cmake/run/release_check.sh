@@ -13,6 +13,7 @@ its tests.
   dev      the test suite, with every seeded bug of tests/mutants (and nvcc, where there is one)
   asan     the whole test suite under AddressSanitizer and UBSan, the examples in full
   tsan     the same under ThreadSanitizer
+  fuzz     libFuzzer at every reader of files, ten minutes each (needs clang++)
   bench    every benchmark, once
 
   --out FOLDER    results (default: build/release-check)
@@ -38,7 +39,7 @@ release_step() {
 }
 
 run_release_check() {
-  local out=$root/build/release-check steps=tidy,dev,asan,tsan,bench failed=0 results=() step cuda=()
+  local out=$root/build/release-check steps=tidy,dev,asan,tsan,fuzz,bench failed=0 results=() step cuda=()
   while (($#)); do
     case $1 in
       --out) (($# >= 2)) || die 2 "--out needs a folder"; out=$2; shift 2 ;;
@@ -48,7 +49,7 @@ run_release_check() {
     esac
   done
   for step in ${steps//,/ }; do
-    [[ " tidy dev asan tsan bench " == *" $step "* ]] || die 2 "release-check has no step '$step'"
+    [[ " tidy dev asan tsan fuzz bench " == *" $step "* ]] || die 2 "release-check has no step '$step'"
   done
   mkdir -p "$out"
   out=$(cd -- "$out" && pwd)
@@ -64,6 +65,13 @@ run_release_check() {
         ;;
       dev) release_step dev env "${cuda[@]}" WEFT_MUTANTS=1 "$root/run" test ;;
       asan | tsan) release_step "$step" env WEFT_FULL=1 WEFT_CMAKE_ARGS="-DWEFT_SCOPE=all -DWEFT_EXAMPLES=ON" "$root/run" test --preset "$step" ;;
+      fuzz)
+        if command -v clang++ >/dev/null; then
+          release_step fuzz "$root/run" fuzz 600
+        else
+          release_step fuzz bash -c 'echo "skipped: clang++ was not found"; exit 77'
+        fi
+        ;;
       bench)
         release_step bench "$root/run" bench --benchmark_min_time=0.01 --benchmark_out="$out/bench.json" \
           --benchmark_out_format=json
