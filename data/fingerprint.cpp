@@ -43,6 +43,10 @@ std::uint64_t hash_combine(std::uint64_t before, std::uint64_t value) {
   return z ^ (z >> 29);
 }
 
+std::uint64_t hash_bytes(std::string_view bytes) {
+  return hash_chunk(reinterpret_cast<const std::byte*>(bytes.data()), static_cast<std::int64_t>(bytes.size()));
+}
+
 std::uint64_t hash_tensor(const Tensor& x) {
   require<DeviceError>(x.device().kind == DeviceKind::cpu, "hash_tensor", "needs a tensor on the cpu but it is on {}",
                        x.device());

@@ -2,77 +2,52 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstdio>
 #include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
-#include <system_error>
 
 #include <zlib.h>
+
+#include "data/file.h"
 
 namespace weft::data {
 namespace {
 
 constexpr const char* kOp = "read_idx";
 
-struct CloseFile {
-  void operator()(std::FILE* file) const { std::fclose(file); }
-};
-using FilePointer = std::unique_ptr<std::FILE, CloseFile>;
-
-FilePointer open_regular(const std::filesystem::path& path) {
-  std::error_code error;
-  const std::filesystem::file_status status = std::filesystem::status(path, error);
-  require<IoError>(status.type() != std::filesystem::file_type::not_found, kOp,
-                   "there is no file {}: check the path, or the folder given with --data-dir", path.string());
-  require<IoError>(!error, kOp, "{} cannot be read: {}; check the permissions", path.string(), error.message());
-  // A folder opens but cannot be read, and a pipe would block: neither has a size to hold the header against.
-  require<IoError>(std::filesystem::is_regular_file(status), kOp,
-                   "{} is not a regular file: give the path of an IDX file", path.string());
-  FilePointer file(std::fopen(path.c_str(), "rb"));
-  require<IoError>(file != nullptr, kOp, "{} cannot be read: {}; check the permissions", path.string(),
-                   std::generic_category().message(errno));
-  return file;
-}
-
 /// The bytes of a file as they are.
 class PlainSource {
  public:
-  PlainSource(FilePointer file, const std::filesystem::path& path, std::int64_t file_bytes)
-      : file_(std::move(file)), name_(path.string()), file_bytes_(file_bytes) {}
+  explicit PlainSource(const InputFile& file) : file_(file) {}
 
   /// Reads up to `bytes` bytes; fewer only at the end.
   std::int64_t read(void* out, std::int64_t bytes) {
-    const std::size_t got = std::fread(out, 1, static_cast<std::size_t>(bytes), file_.get());
-    require<IoError>(std::ferror(file_.get()) == 0, kOp, "{} cannot be read: {}", name_,
-                     std::generic_category().message(errno));
-    return static_cast<std::int64_t>(got);
+    const std::int64_t got = file_.read_at(at_, out, bytes);
+    at_ += got;
+    return got;
   }
   /// Refuses a number of values that the file cannot hold.
   void check_declared(const Shape& dims, std::int64_t header_bytes, std::int64_t declared) const {
-    const std::int64_t following = file_bytes_ - header_bytes;
+    const std::int64_t following = file_.bytes() - header_bytes;
     require<IoError>(declared <= following, kOp,
                      "{} is truncated: its header {} declares {} bytes of values but {} follow; get the file anew",
-                     name_, dims, declared, following);
+                     file_.name(), dims, declared, following);
     require<IoError>(
         declared == following, kOp,
-        "{} has trailing bytes: its header {} declares {} bytes of values but {} follow; get the file anew", name_,
-        dims, declared, following);
+        "{} has trailing bytes: its header {} declares {} bytes of values but {} follow; get the file anew",
+        file_.name(), dims, declared, following);
   }
 
  private:
-  FilePointer file_;
-  std::string name_;
-  std::int64_t file_bytes_;
+  const InputFile& file_;
+  std::int64_t at_ = 0;
 };
 
 /// The bytes of the one member of a gzip file.
 class GzipSource {
  public:
-  GzipSource(FilePointer file, const std::filesystem::path& path, std::int64_t file_bytes)
-      : raw_(std::move(file), path, file_bytes), name_(path.string()), file_bytes_(file_bytes) {
+  explicit GzipSource(const InputFile& file) : raw_(file), name_(file.name()), file_bytes_(file.bytes()) {
     // 16 + the window size: the gzip wrapper only; zlib then compares its checksum and length too.
     require<IoError>(inflateInit2(&stream_, 16 + MAX_WBITS) == Z_OK, kOp, "{}: zlib cannot start", name_);
   }
@@ -148,7 +123,7 @@ class GzipSource {
   }
 
   PlainSource raw_;
-  std::string name_;
+  const std::string& name_;
   std::int64_t file_bytes_;
   z_stream stream_{};
   std::array<unsigned char, 1 << 16> input_;
@@ -222,21 +197,17 @@ Tensor parse(Source& source, const std::string& name) {
 }  // namespace
 
 Tensor read_idx(const std::filesystem::path& path) {
-  FilePointer file = open_regular(path);
-  std::error_code error;
-  const auto file_bytes = static_cast<std::int64_t>(std::filesystem::file_size(path, error));
-  require<IoError>(!error, kOp, "{} cannot be read: {}", path.string(), error.message());
-  require<IoError>(file_bytes > 0, kOp, "{} is empty; get the file anew", path.string());
+  const InputFile file(kOp, path);
+  require<IoError>(file.bytes() > 0, kOp, "{} is empty; get the file anew", file.name());
 
   std::array<unsigned char, 2> start{};
-  const bool gzip = std::fread(start.data(), 1, 2, file.get()) == 2 && start[0] == 0x1f && start[1] == 0x8b;
-  std::rewind(file.get());
+  const bool gzip = file.read_at(0, start.data(), 2) == 2 && start[0] == 0x1f && start[1] == 0x8b;
   if (gzip) {
-    const auto source = std::make_unique<GzipSource>(std::move(file), path, file_bytes);  // 64 KiB: not on the stack
-    return parse(*source, path.string());
+    const auto source = std::make_unique<GzipSource>(file);  // 64 KiB: not on the stack
+    return parse(*source, file.name());
   }
-  PlainSource source(std::move(file), path, file_bytes);
-  return parse(source, path.string());
+  PlainSource source(file);
+  return parse(source, file.name());
 }
 
 }  // namespace weft::data

@@ -50,7 +50,8 @@ void Epoch::open(std::int64_t index) {
 }
 
 Loader::Loader(std::shared_ptr<const Dataset> dataset, const LoaderOptions& options)
-    : Loader(std::make_shared<const SampleBatches>(std::move(dataset), options.plan()), options.delivery()) {}
+    : Loader(std::make_shared<const SampleBatches>(std::move(dataset), options.plan(), options.transform),
+             options.delivery()) {}
 
 Loader::Loader(std::shared_ptr<const BatchSource> source, const DeliveryOptions& options) {
   require<OptionError>(source != nullptr, "loader", "needs a source of batches but has a null pointer");

@@ -22,6 +22,7 @@
 #include "data/batch_source.h"
 #include "data/dataset.h"
 #include "data/plan.h"
+#include "data/transform.h"
 
 namespace weft::data {
 
@@ -47,6 +48,7 @@ struct LoaderOptions {
   std::int64_t ranks = 1;
   std::vector<double> weights = {};
   Curriculum curriculum = {};
+  std::shared_ptr<const Transform> transform = nullptr;  // of the inputs: image_transform({...}); null for none
   Device device = {};
   std::int64_t workers = 0;
   std::int64_t prefetch = 0;

@@ -179,10 +179,14 @@ void Workers::serve() {
     lock.unlock();
     Made made = make_(update, k);
     lock.lock();
-    if (made.error != nullptr) walk->ended = true;  // nobody will want what comes behind it
     slot.result = std::move(made);
     slot.made = true;
     if (number == walk->taken) ready_.notify_all();
+    if (walk->closed) {  // this may be the last to hold what was made for it: gives its memory back, not under the lock
+      lock.unlock();
+      walk.reset();
+      lock.lock();
+    }
   }
 }
 

@@ -33,7 +33,7 @@ class Workers;
 class Walk {
  public:
   /// Micro-batch k of the update at place `index`, waited for; those before it are dropped. None when the workers are past
-  /// it, or have given up behind an error: then the caller makes it.
+  /// it, or have ended where the plan failed: then the caller makes it.
   std::optional<Made> take(std::int64_t index, std::int64_t k);
   /// The update at place `index`, likewise.
   std::optional<PlannedUpdate> planned(std::int64_t index);

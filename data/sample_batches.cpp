@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <exception>
 #include <new>
+#include <numeric>
 #include <span>
 #include <string>
 #include <utility>
@@ -32,8 +33,9 @@ std::exception_ptr error_of(const Dataset& dataset, std::int64_t id, std::string
 
 }  // namespace
 
-SampleBatches::SampleBatches(std::shared_ptr<const Dataset> dataset, const PlanOptions& options)
-    : dataset_(std::move(dataset)), plan_(present(dataset_).size(), options) {}
+SampleBatches::SampleBatches(std::shared_ptr<const Dataset> dataset, const PlanOptions& options,
+                             std::shared_ptr<const Transform> transform)
+    : dataset_(std::move(dataset)), plan_(present(dataset_).size(), options), transform_(std::move(transform)) {}
 
 std::int64_t SampleBatches::updates_per_epoch(std::int64_t epoch) const {
   plan_.update(epoch, 0);  // refuses an epoch that cannot be numbered
@@ -61,6 +63,13 @@ MicroBatch SampleBatches::make(const PlannedUpdate& update, std::int64_t k, std:
   if (part.padding > 0)  // what they hold does not matter: the update's first sample, which every rank finds
     std::fill(ids.begin() + part.samples, ids.end(), plan_.sample_id(update.epoch, update.first));
 
+  std::vector<std::int64_t> keys;  // of the rows' randomness
+  const KeyedBy keyed_by = plan_.repeats_samples(update.epoch) ? KeyedBy::place : KeyedBy::sample;
+  if (transform_ != nullptr) {
+    keys.assign(ids.begin(), ids.end());
+    if (keyed_by == KeyedBy::place) std::iota(keys.begin(), keys.end(), part.first);
+  }
+
   Batch batch;
   try {
     batch = dataset_->collate(ids);
@@ -73,6 +82,7 @@ MicroBatch SampleBatches::make(const PlannedUpdate& update, std::int64_t k, std:
       std::string what;
       const std::exception_ptr error = error_of(*dataset_, id, what);
       if (error == nullptr) {
+        if (transform_ != nullptr) keys[good] = keys[row];
         ids[good++] = id;
         if (row < own) ++good_own;
       } else if (skipped == nullptr) {
@@ -95,6 +105,9 @@ MicroBatch SampleBatches::make(const PlannedUpdate& update, std::int64_t k, std:
                         "the data set {} must collate {} samples into as many rows but made {}", dataset_->name(), rows,
                         x.shape());
   micro.input = std::move(batch.input);
+  if (transform_ != nullptr)
+    micro.input =
+        (*transform_)(micro.input, RowRandom(plan_.seed(), update.epoch, keyed_by), std::span(keys).first(ids.size()));
   micro.target = std::move(batch.target);
   if (own < ids.size()) {
     micro.weight = Tensor::empty(micro.target.shape());
@@ -108,6 +121,9 @@ MicroBatch SampleBatches::make(const PlannedUpdate& update, std::int64_t k, std:
   return micro;
 }
 
-std::uint64_t SampleBatches::hash() const { return hash_combine(dataset_->fingerprint(), plan_.hash()); }
+std::uint64_t SampleBatches::hash() const {
+  const std::uint64_t hash = hash_combine(dataset_->fingerprint(), plan_.hash());
+  return transform_ == nullptr ? hash : hash_combine(hash, transform_->hash());
+}
 
 }  // namespace weft::data

@@ -4,15 +4,18 @@
 
 #include "data/batch_source.h"
 #include "data/dataset.h"
+#include "data/transform.h"
 
 namespace weft::data {
 
-/// The updates of a Plan with the rows of a Dataset: row r of a micro-batch is the sample at the r-th place of its part.
+/// The updates of a Plan with the rows of a Dataset: row r of a micro-batch is the sample at the r-th place of its part, its
+/// input changed by the transform, if there is one: in the same way for any split, worker and rank, anew in each epoch.
 /// Errors: OptionError for options that the plan refuses; ShapeError "[loader] the data set x must collate 2 samples into as
 ///         many rows but made [3, 1]"; SampleError that names the sample for what the data set throws about one.
 class SampleBatches final : public BatchSource {
  public:
-  explicit SampleBatches(std::shared_ptr<const Dataset> dataset, const PlanOptions& options = {});
+  explicit SampleBatches(std::shared_ptr<const Dataset> dataset, const PlanOptions& options = {},
+                         std::shared_ptr<const Transform> transform = nullptr);
 
   const Dataset& dataset() const { return *dataset_; }
   const Plan& plan() const { return plan_; }
@@ -33,6 +36,7 @@ class SampleBatches final : public BatchSource {
 
   std::shared_ptr<const Dataset> dataset_;
   Plan plan_;
+  std::shared_ptr<const Transform> transform_;  // null for none
 };
 
 }  // namespace weft::data

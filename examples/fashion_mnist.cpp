@@ -3,6 +3,7 @@
 //   ./run fashion_mnist                                     mini-batches of 128, three epochs
 //   ./run fashion_mnist --batch-size 1 --lr 1e-4            pure SGD: one sample per update
 //   ./run fashion_mnist --batch-size full --accumulate 20 --epochs 100    the full batch, in 20 micro-batches
+//   ./run verify_partition fashion_mnist --norm layer       does one update's gradient depend on how it is cut?
 //   ./run fashion_mnist --resume --epochs 5                 goes on with the run in runs/fashion_mnist
 //   ./run fashion_mnist --eval runs/fashion_mnist           its accuracy; --predict FILE: the classes of other images
 //
@@ -10,6 +11,7 @@
 // other images measure how well. This file holds what belongs to this problem: the model and the data. The loop, which
 // walks over updates and their micro-batches, is train::Trainer; data/loader.h shows it in eight lines.
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -46,8 +48,11 @@ nn::Sequential make_model(const std::string& norm) {
 int run(int argc, char** argv) {
   // 1. What was asked for. The common options (--batch-size, --epochs, --lr, ...) come with the command line.
   std::string norm = "auto";
+  bool verify = false;
   train::CommandLine line("fashion_mnist", "trains an MLP on Fashion-MNIST and writes a report");
   line.choice("--norm", norm, {"auto", "batch", "layer", "group", "none"}, "normalisation of the hidden layers");
+  line.flag("--verify-partition", verify,
+            "cut one update in several ways and compare the gradients, instead of training");
   train::Options options = line.parse(argc, argv);
 
   const auto loss = [](const Tensor& logits, const Tensor& labels) { return cross_entropy(logits, labels); };
@@ -70,6 +75,12 @@ int run(int argc, char** argv) {
   nn::manual_seed(options.seed);
   nn::Sequential model = make_model(train::choose_norm(norm, plan, options));
   model.to(options.device);
+  if (verify) {
+    const data::SampleBatches source(std::make_shared<const data::FashionMnist>(training),
+                                     train::loader_options(options).plan());
+    const auto run = [&](const data::MicroBatch& micro) { return loss(model(micro.input), micro.target); };
+    return train::print_partition(train::verify_partition(model, run, source, {.device = options.device}), options);
+  }
 
   // 4. Training: metrics.jsonl, summary.json and checkpoint.safetensors appear in the folder of --out.
   train::Trainer trainer(model, loss, training, test, options);

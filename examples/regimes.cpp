@@ -43,9 +43,10 @@ struct Problem {
   double floor;  // its loss
 
   explicit Problem(std::uint64_t seed) {
-    const Tensor w = randn({kFeatures}, seed + 1);
-    x = randn({kSamples, kFeatures}, seed);
-    y = matmul(x, w.unsqueeze(1)) + randn({kSamples, 1}, seed + 2) * kNoise;
+    const data::LinearData data =
+        data::make_linear({.samples = kSamples, .features = kFeatures, .noise = kNoise, .seed = seed});
+    x = data.x;
+    y = data.y;
     a = cast(x, Dtype::f64).to_vector<double>();
     b = cast(y, Dtype::f64).to_vector<double>();
     best = least_squares();

@@ -261,6 +261,34 @@ for wrong in "--batches 0" "--batches 1,,2" "--batches 1001" "--batches many" "-
 done
 program=$fashion_mnist
 
+# ---- data_inspect ----------------------------------------------------------------------------------------------------
+program=$(dirname "$fashion_mnist")/data_inspect
+inspects() { "$program" "$@" >stdout 2>stderr || fail "status $?: $*"; }
+# inspected NAME: its value in the summary on stdout.
+inspected() { sed -n "s/^ *\"$1\": \([^,]*\),\{0,1\}$/\1/p" stdout; }
+printf 'aaaa\n\nbb\n\ncccccc\n' >notes.txt # paragraphs of 5, 3 and 7 bytes
+inspects notes.txt --length 8 --batch-size 2 --json --out runs/i1
+[[ $(inspected sequences) == 3 && $(inspected tokens) == 15 && $(inspected rows) == 2 && $(inspected padding) == 1 &&
+  $(inspected utilisation) == 0.9375 && $(inspected samples_per_update_factor) == 1.5 ]] || fail "15 bytes in 2 rows of 8"
+[[ $(<stdout) == "$(<runs/i1/summary.json)" ]] || fail "stdout is the summary"
+[[ $(head -c 4 runs/i1/plan.png | tail -c 3) == PNG ]] || fail "a picture"
+inspects notes.txt --length 4 --batch-size 1 --overlong truncate --json --out runs/i2
+[[ $(inspected truncated) == 2 && $(inspected dropped_tokens) == 4 && $(inspected tokens) == 11 ]] || fail "what is cut off"
+inspects synthetic --threads 1 --json --out runs/i3
+grep -v -e seconds -e picture stdout >one_thread
+inspects synthetic --threads 2 --json --out runs/i4
+grep -v -e seconds -e picture stdout >two_threads
+cmp -s one_thread two_threads || fail "the plan depends on the threads"
+inspects synthetic --sequences 2000 --table
+[[ $(wc -l <stdout) == 5 ]] || fail "a line for each of four lengths"
+for wrong in "--length -1" "--batching fast" "--batch-tokens 8" "--window 0" "--boundaries 8,4" "--micro-tokens 3"; do
+  status=0
+  # shellcheck disable=SC2086 # two words
+  "$program" synthetic --batching bucket --out runs/refused $wrong >stdout 2>stderr || status=$?
+  [[ $status == 2 && $(wc -l <stderr) == 1 && ! -e runs/refused ]] || fail "refuses $wrong"
+done
+program=$fashion_mnist
+
 # A stopped run ends in good order.
 "$program" --data-dir data --out runs/stopped --epochs 100000 >stdout 2>stderr &
 pid=$!

@@ -63,11 +63,11 @@ TEST_F(IdxTest, ReadsFilesWithoutValues) {
 TEST_F(IdxTest, RefusesPathsThatAreNoReadableFile) {
   const std::string missing = (folder_.path() / "absent").string();
   EXPECT_EQ(message_of<IoError>([&] { read_idx(missing); }),
-            "[read_idx] there is no file " + missing + ": check the path, or the folder given with --data-dir");
+            "[read_idx] there is no file " + missing + ": check the path");
   EXPECT_EQ(message_of<IoError>([&] { read_idx(folder_.path()); }),
-            "[read_idx] " + folder_.path().string() + " is not a regular file: give the path of an IDX file");
+            "[read_idx] " + folder_.path().string() + " is not a regular file: give the path of one");
   EXPECT_EQ(message_of<IoError>([&] { read_idx("/dev/null"); }),
-            "[read_idx] /dev/null is not a regular file: give the path of an IDX file");
+            "[read_idx] /dev/null is not a regular file: give the path of one");
 }
 
 TEST_F(IdxTest, RefusesFilesWithoutPermission) {

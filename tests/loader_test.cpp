@@ -1,5 +1,6 @@
 #include "data/loader.h"
 
+#include <chrono>
 #include <cmath>
 #include <iterator>
 #include <numeric>
@@ -251,6 +252,58 @@ TEST(Loader, EveryStateLeadsBackToItsPlace) {
     state.update = update;
     EXPECT_NE(message_of<OptionError>([&] { loader.locate(state); }).find("the state is damaged"), std::string::npos);
   }
+}
+
+// R4: ranks and micro-batches may change where a run goes on; the updates are the same.
+TEST(Loader, AStateIsForAnyRanksAndAnySplit) {
+  const LoaderOptions base{.batch = MiniBatch{8}, .accumulate = 2, .seed = 9};
+  const Loader loader{counting(50), base};
+  const LoaderState state = loader.state(1, 4);
+  std::vector<std::int64_t> want, got;
+  for (const Seen& seen : walk(loader.epoch(1, 4)))
+    for (const std::int64_t id : seen.ids.to_vector<std::int64_t>()) want.push_back(id);
+  std::vector<std::vector<Seen>> ranks;
+  for (const std::int64_t rank : {0, 1, 2}) {
+    LoaderOptions other{.batch = MiniBatch{8}, .micro_samples = 2, .seed = 9, .rank = rank, .ranks = 3, .workers = 1};
+    const Loader mine{counting(50), other};
+    const Place place = mine.locate(state);
+    ranks.push_back(walk(mine.epoch(place.epoch, place.first)));
+  }
+  for (std::int64_t update = 12; update <= 14; ++update)
+    for (const auto& rank : ranks)
+      for (const Seen& seen : rank) {
+        if (seen.update != update) continue;
+        const auto ids = seen.ids.to_vector<std::int64_t>();
+        for (std::size_t row = 0; row < ids.size(); ++row)
+          if (!seen.weight.defined() || seen.weight.to_vector<float>()[row] == 1) got.push_back(ids[row]);
+      }
+  EXPECT_EQ(got, want);
+}
+
+// R8: nothing is skipped over on the way to a place, and nothing about the samples is stored.
+TEST(Loader, FindsAnyPlaceOfABillionSamplesAtOnce) {
+  struct Endless final : Dataset {
+    std::int64_t size() const override { return 1'000'000'000; }
+    std::string name() const override { return "endless"; }
+    std::uint64_t fingerprint() const override { return 7; }
+    Batch collate(std::span<const std::int64_t> ids) const override {
+      const auto rows = static_cast<std::int64_t>(ids.size());
+      const Tensor x = Tensor::from_vector(std::vector<std::int64_t>(ids.begin(), ids.end()), {rows});
+      return {x, x};
+    }
+  };
+  double best = 1e9;  // other work on the machine only adds
+  std::int64_t sum = 0;
+  for (int trial = 0; trial < 7; ++trial) {
+    const auto start = std::chrono::steady_clock::now();
+    const Loader loader{Endless{}, {.batch = MiniBatch{64}, .seed = 3}};
+    const Place place = loader.locate(loader.state(12, 15'000'000 + trial));
+    Epoch epoch = loader.epoch(place.epoch, place.first);
+    sum += (*(*epoch.begin()).begin()).input.data<std::int64_t>()[0];
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  EXPECT_GT(sum, 0);
+  EXPECT_LT(best, 1e-3);
 }
 
 TEST(Loader, HashNamesDataAndPlan) {

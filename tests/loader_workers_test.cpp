@@ -6,6 +6,7 @@
 #include <fstream>
 #include <functional>
 #include <future>
+#include <map>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -35,6 +36,13 @@ using test::Seen;
 using test::walk;
 
 constexpr auto kSimt = Device{DeviceKind::simt, 0};
+
+/// Every device that this machine has.
+std::vector<Device> devices() {
+  std::vector<Device> all{Device{}, kSimt};
+  if (cuda_status().usable) all.push_back(Device{DeviceKind::cuda, 0});
+  return all;
+}
 
 /// Ends the process when a test hangs: a thread that never comes back cannot be waited for.
 class TimeLimit {
@@ -101,7 +109,7 @@ TEST(LoaderWorkers, AnyNumberOfThemAndAnyPrefetchGivesTheSameBits) {
   const Loader plain{counting(61), options(0)};
   std::vector<std::vector<Seen>> want;
   for (std::int64_t epoch = 0; epoch < 3; ++epoch) want.push_back(walk(plain.epoch(epoch)));
-  for (const Device device : {Device{}, kSimt})
+  for (const Device device : devices())
     for (const std::int64_t workers : {0, 1, 3, 8})
       for (const std::int64_t prefetch : {1, 2, 5}) {
         SCOPED_TRACE(fmt::format("{} workers {} prefetch {}", device.str(), workers, prefetch));
@@ -114,14 +122,16 @@ TEST(LoaderWorkers, AnyNumberOfThemAndAnyPrefetchGivesTheSameBits) {
 }
 
 TEST(LoaderWorkers, AMicroBatchIsWholeOnItsDevice) {
-  const Loader loader{counting(20), options(2, 3, kSimt)};
-  for (auto& update : loader.epoch(0))
-    for (auto& micro : update) {
-      for (const Tensor& tensor : {micro.input, micro.target, micro.sample_ids, micro.update})
-        EXPECT_EQ(tensor.device(), kSimt);
-      EXPECT_EQ(micro.seed, 9u);
-      EXPECT_EQ(micro.update.item<std::int64_t>(), update.number());
-    }
+  for (const Device device : devices()) {
+    const Loader loader{counting(20), options(2, 3, device)};
+    for (auto& update : loader.epoch(0))
+      for (auto& micro : update) {
+        for (const Tensor& tensor : {micro.input, micro.target, micro.sample_ids, micro.update})
+          EXPECT_EQ(tensor.device(), device);
+        EXPECT_EQ(micro.seed, 9u);
+        EXPECT_EQ(micro.update.item<std::int64_t>(), update.number());
+      }
+  }
 }
 
 // R1, R2, R3, R5: stop anywhere, go on with other threads.
@@ -187,7 +197,7 @@ TEST(LoaderWorkers, AreAheadByThePrefetchAndNoMore) {
 // S4.
 TEST(LoaderWorkers, EverythingMayBeLeftAtAnyPoint) {
   const TimeLimit limit(120s);
-  for (const Device device : {Device{}, kSimt})
+  for (const Device device : devices())
     for (const std::int64_t workers : {1, 3})
       for (int leave = 0; leave < 26; ++leave) {
         std::optional<Loader> loader(std::in_place, counting(61), options(workers, 4, device));
@@ -261,7 +271,7 @@ TEST(LoaderWorkers, ServeSeveralWalksAtOnce) {
 TEST(LoaderWorkers, AnErrorArrivesWithTheSamplesId) {
   const TimeLimit limit(60s);
   const std::int64_t bad = Loader{counting(61), options(0)}.plan().sample_id(0, 6);  // in the third micro-batch
-  for (const Device device : {Device{}, kSimt})
+  for (const Device device : devices())
     for (const std::int64_t workers : {0, 1, 3, 8}) {
       const Loader loader{with_bad(61, {bad}), options(workers, 5, device)};
       std::size_t before = 0;
@@ -369,7 +379,7 @@ TEST(LoaderWorkers, BadSamplesAreLeftOutAndNoted) {
   const std::vector<std::int64_t> bad{3, 17, 18, 44};
   std::vector<Seen> want;
   std::vector<SkippedSample> ledger;
-  for (const Device device : {Device{}, kSimt})
+  for (const Device device : devices())
     for (const std::int64_t workers : {0, 1, 3}) {
       LoaderOptions skipping = options(workers, 4, device);
       skipping.on_error = OnError::skip;
@@ -410,6 +420,34 @@ TEST(LoaderWorkers, BadSamplesAreLeftOutAndNoted) {
                             "sample {} (update {}): {}",
                             ledger[2].sample, ledger[2].update, ledger[2].reason));
     }
+  // What is left is changed as it is with them.
+  std::vector<float> noise(61 * 25);
+  for (std::size_t i = 0; i < noise.size(); ++i) noise[i] = static_cast<float>(i);
+  const TensorDataset images(Tensor::from_vector(noise, {61, 5, 5}), zeros({61}));
+  struct Holes final : Dataset {
+    Holes(TensorDataset rows, std::vector<std::int64_t> bad) : rows(std::move(rows)), bad(std::move(bad)) {}
+    std::int64_t size() const override { return rows.size(); }
+    std::string name() const override { return "holes"; }
+    std::uint64_t fingerprint() const override { return 0; }
+    Batch collate(std::span<const std::int64_t> ids) const override {
+      for (const std::int64_t id : ids)
+        require<IoError>(std::find(bad.begin(), bad.end(), id) == bad.end(), "holes", "no {}", id);
+      return rows.collate(ids);
+    }
+    TensorDataset rows;
+    std::vector<std::int64_t> bad;
+  };
+  LoaderOptions cropping = options(2);
+  cropping.on_error = OnError::skip;
+  cropping.transform = image_transform({RandomCrop{.height = 2, .width = 2}});
+  std::map<std::int64_t, std::vector<float>> windows;
+  for (const Seen& seen : walk(Loader{images, cropping}.epoch(0)))
+    for (std::int64_t row = 0; row < seen.ids.numel(); ++row)
+      windows[seen.ids[row].item<std::int64_t>()] = seen.input[row].to_vector<float>();
+  for (const Seen& seen : walk(Loader{Holes(images, bad), cropping}.epoch(0)))
+    for (std::int64_t row = 0; row < seen.ids.numel(); ++row)
+      EXPECT_EQ(windows[seen.ids[row].item<std::int64_t>()], seen.input[row].to_vector<float>());
+
   // A micro-batch without a good sample is an empty one.
   const Loader hollow{with_bad(4, {0, 1}),
                       {.batch = MiniBatch{2}, .order = Order::sequential, .on_error = OnError::skip}};

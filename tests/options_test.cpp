@@ -49,6 +49,36 @@ TEST_F(OptionsTest, DefaultsAreTheDocumentedOnes) {
   EXPECT_EQ(options.command, "./run example");
 }
 
+TEST_F(OptionsTest, AnExampleAddsFlagsAndNumbers) {
+  bool flag = false;
+  std::int64_t length = 512;
+  double temperature = 0.8;
+  const auto read = [&](const std::vector<std::string>& arguments) {
+    CommandLine line("example", "shows options");
+    line.flag("--verify-partition", flag, "verifies");
+    line.number("--length", length, 1, 4096, "places of a row");
+    line.number("--temperature", temperature, 0.0, 10.0, "of the sample");
+    return line.parse(arguments);
+  };
+  read({});
+  EXPECT_FALSE(flag);
+  const Options options = read({"--verify-partition", "--length", "64", "--temperature=0.5"});
+  EXPECT_TRUE(flag);
+  EXPECT_EQ(length, 64);
+  EXPECT_EQ(temperature, 0.5);
+  std::map<std::string, Value> config;
+  for (const Setting& setting : options.config) config[setting.name] = setting.value;
+  EXPECT_EQ(config.at("verify_partition"), Value(true));
+  EXPECT_EQ(config.at("length"), Value(std::int64_t{64}));
+  EXPECT_EQ(config.at("temperature"), Value(0.5));
+  const auto error_of = [&](const std::vector<std::string>& arguments) {
+    return test::message_of<OptionError>([&] { read(arguments); });
+  };
+  EXPECT_EQ(error_of({"--length", "0"}), "--length must be a whole number from 1 to 4096 but is '0'");
+  EXPECT_EQ(error_of({"--length", "1e3"}), "--length must be a whole number from 1 to 4096 but is '1e3'");
+  EXPECT_EQ(error_of({"--temperature", "nan"}), "--temperature must be a number from 0 to 10 but is 'nan'");
+}
+
 TEST_F(OptionsTest, ReadsEveryOption) {
   const Options options =
       parse({"--batch-size",   "full", "--accumulate=20",   "--drop-last", "--epochs",   "7",

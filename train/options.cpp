@@ -199,6 +199,50 @@ void CommandLine::text(const std::string& name, std::string& value, std::string 
                   .value = [&value] { return Value(value); }});
 }
 
+void CommandLine::flag(const std::string& name, bool& value, std::string help) {
+  own_.push_back({.name = name,
+                  .group = "Of this example",
+                  .placeholder = "",
+                  .help = std::move(help),
+                  .fallback = "",
+                  .flag = true,
+                  .apply = [&value](const std::string&) { value = true; },
+                  .value = [&value] { return Value(value); }});
+}
+
+void CommandLine::number(const std::string& name, std::int64_t& value, std::int64_t low, std::int64_t high,
+                         std::string help) {
+  own_.push_back({.name = name,
+                  .group = "Of this example",
+                  .placeholder = "N",
+                  .help = std::move(help),
+                  .fallback = std::to_string(value),
+                  .apply =
+                      [=, &value](const std::string& text) {
+                        const auto given = weft::train::number<std::int64_t>(text);
+                        if (!given || *given < low || *given > high)
+                          refuse("{} must be a whole number from {} to {} but is '{}'", name, low, high, text);
+                        value = *given;
+                      },
+                  .value = [&value] { return Value(value); }});
+}
+
+void CommandLine::number(const std::string& name, double& value, double low, double high, std::string help) {
+  own_.push_back({.name = name,
+                  .group = "Of this example",
+                  .placeholder = "X",
+                  .help = std::move(help),
+                  .fallback = text_of(value),
+                  .apply =
+                      [=, &value](const std::string& text) {
+                        const auto given = weft::train::number<double>(text);
+                        if (!given || !(*given >= low && *given <= high))
+                          refuse("{} must be a number from {:g} to {:g} but is '{}'", name, low, high, text);
+                        value = *given;
+                      },
+                  .value = [&value] { return Value(value); }});
+}
+
 std::vector<CommandLine::Entry> CommandLine::common(Options& o) {
   std::vector<Entry> entries;
   const auto add = [&](std::string group, std::string name, std::string placeholder, std::string fallback,

@@ -87,6 +87,11 @@ class CommandLine {
   /// Adds an option of the example. `value` holds the default and receives what was given; it must outlive parse().
   void choice(const std::string& name, std::string& value, const std::vector<std::string>& choices, std::string help);
   void text(const std::string& name, std::string& value, std::string placeholder, std::string help);
+  /// One without a value: true when it was given.
+  void flag(const std::string& name, bool& value, std::string help);
+  /// A number in [low, high].
+  void number(const std::string& name, std::int64_t& value, std::int64_t low, std::int64_t high, std::string help);
+  void number(const std::string& name, double& value, double low, double high, std::string help);
   /// Common options that the example decides itself: they are unknown then.
   void without(std::vector<std::string> names) { without_ = std::move(names); }
 

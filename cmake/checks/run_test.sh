@@ -141,12 +141,17 @@ test_words() {
   expect 2 "$repo/run" --json
   err_has "unknown option '--json'"
   expect 2 "$repo/run" --preset nonsense hello
-  err_has "no preset is called 'nonsense' (there are: dev, release, asan, tsan, cuda, debug, gpu-portable, release-all)"
+  err_has "no preset is called 'nonsense' (there are: dev, release, asan, tsan, fuzz, cuda, debug, gpu-portable, release-all)"
   expect 2 "$repo/run" --preset base hello
   expect 2 "$repo/run" --preset
   expect 2 "$repo/run" test -V
   err_has "options for ctest go behind --"
   expect 2 "$repo/run" test a b
+  mkdir -p "$repo/tests/fuzz"
+  : >"$repo/tests/fuzz/idx_fuzz.cpp"
+  expect 2 "$repo/run" fuzz ixd
+  err_has "no fuzz target is called 'ixd' (there are: idx)"
+  expect 2 "$repo/run" fuzz 10 20
   expect 2 "$repo/run" list --json
   expect 2 "$repo/run" packages nonsense
   expect 2 env WEFT_CUDA=maybe "$repo/run" hello
@@ -182,6 +187,22 @@ test_matrix() {
   expect 0 "$repo/run" matrix
   out_is "$PWD|--matrix"
   log_is cmake "dev -DWEFT_CUDA=OFF CUDACXX="
+}
+
+test_verify_partition() {
+  begin "verify_partition"
+  expect 2 "$repo/run" verify_partition
+  err_has "verify_partition needs the name of an example"
+  expect 2 "$repo/run" verify_partition --json
+  expect 2 "$repo/run" verify_partition helo
+  err_has "did you mean: hello"
+  expect 2 "$repo/run" verify_partition hello
+  err_has "the example 'hello' has no --verify-partition"
+  cp "$repo/examples/hello.cpp" "$sandbox/keep"
+  echo '// takes "--verify-partition"' >>"$repo/examples/hello.cpp"
+  expect 0 "$repo/run" verify_partition hello --json
+  out_is "$PWD|--verify-partition|--json"
+  cp "$sandbox/keep" "$repo/examples/hello.cpp"
 }
 
 # The steps of release-check, with a made-up tidy.sh.
@@ -566,6 +587,7 @@ case ${1-} in
     test_words
     test_docs
     test_matrix
+    test_verify_partition
     test_release_check
     test_example
     test_tests
