@@ -362,6 +362,7 @@ int run(int argc, char** argv) {
             "train with each batching, for as many bytes each; --epochs 1 takes minutes");
   line.flag("--verify-partition", choices.verify, "cut one update in several ways and compare the gradients");
   train::Options options = line.parse(argc, argv);
+  for (const char* of_the_text : {"temperature", "sample_bytes"}) options.may_differ.emplace_back(of_the_text);
   std::FILE* const out = options.json ? stderr : stdout;
 
   // 2. The data: one text in twenty is held out.

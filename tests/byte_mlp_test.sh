@@ -81,6 +81,7 @@ trains --out runs/json --json
 printf 'word' >start
 "$program" --data-dir data --out runs/pack --predict start >stdout 2>stderr || fail "--predict"
 [[ $(head -n 1 stdout) == word* ]] || fail "--predict goes on with the text"
+"$program" --data-dir data --out runs/pack --predict start --temperature 0 >stdout 2>stderr || fail "--predict at another temperature"
 
 # ---- the certificate and the comparison -----------------------------------------------------------------------------------
 for batching in pad pack; do

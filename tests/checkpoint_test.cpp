@@ -87,7 +87,7 @@ class CheckpointTest : public ::testing::Test {
     std::vector<std::vector<double>> values;
     for (const auto* part : {&before.model, &before.optimizer})
       for (const auto& named : *part) values.push_back(test::values(named.second));
-    const std::string message = message_of<IoError>(
+    std::string message = message_of<IoError>(
         [&] { restore(file(), load_checkpoint(file()), nn::state_dict(own.module), *own.optimizer, own.parameters); });
     std::size_t i = 0;
     for (const auto* part : {&before.model, &before.optimizer})

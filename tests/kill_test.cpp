@@ -54,6 +54,7 @@ bool strikes() {
 
 }  // namespace
 
+// NOLINTBEGIN(readability-inconsistent-declaration-parameter-name): the C library's have reserved names
 extern "C" {
 int fsync(int file) { return strikes() ? -1 : static_cast<int>(::syscall(SYS_fsync, file)); }
 int fdatasync(int file) { return strikes() ? -1 : static_cast<int>(::syscall(SYS_fdatasync, file)); }
@@ -71,6 +72,7 @@ ssize_t write(int file, const void* bytes, size_t count) {
   return ::syscall(SYS_write, file, bytes, count);
 }
 }
+// NOLINTEND(readability-inconsistent-declaration-parameter-name)
 
 namespace weft::train {
 namespace {
@@ -140,6 +142,7 @@ class KillTest : public ::testing::Test {
           std::string_view(*variable).substr(0, 6) != "GTEST_")
         environment.emplace_back(*variable);
     std::vector<char*> variables;
+    variables.reserve(environment.size() + 1);
     for (std::string& variable : environment) variables.push_back(variable.data());
     variables.push_back(nullptr);
     std::string program = "/proc/self/exe", filter = "--gtest_filter=KillTestChild.DISABLED_Trains",

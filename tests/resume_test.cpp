@@ -196,7 +196,7 @@ TEST_F(ResumeTest, AtEveryUpdateInMicroBatches) {
 
 TEST_F(ResumeTest, OfAnySourceAtEveryUpdate) {
   const auto source = std::make_shared<const Ragged>(43), test = std::make_shared<const Ragged>(11);
-  const auto train_source = [&](Options options) {
+  const auto train_source = [&](const Options& options) {
     nn::Sequential model = make_model();
     return Trainer(Model::of(model), squared, source, test, options).run();
   };

@@ -156,6 +156,39 @@ TEST_F(RunFolderTest, LinesAreThereAtOnce) {
   EXPECT_NE(test::message_of<IoError>([&] { LineFile again(path); }).find("cannot be created"), std::string::npos);
 }
 
+TEST_F(RunFolderTest, LinesGoOnBehindThoseThatAreKept) {
+  const fs::path path = base_ / "metrics.jsonl";
+  put(path, "one\ntwo\nthr");
+  {
+    LineFile file(path, 4);
+    EXPECT_EQ(file.bytes(), 4);
+    file.append("2\n");
+    EXPECT_EQ(file.bytes(), 6);
+  }
+  EXPECT_EQ(get(path), "one\n2\n");
+  EXPECT_NE(test::message_of<IoError>([&] { LineFile file(path, 7); }).find("has 6 bytes but had 7"),
+            std::string::npos);
+  EXPECT_NE(test::message_of<IoError>([&] { LineFile file(path, 5); }).find("has no end of a line at byte 5"),
+            std::string::npos);
+  EXPECT_NE(test::message_of<IoError>([&] { LineFile file(base_ / "none", 0); }).find("cannot be opened"),
+            std::string::npos);
+  EXPECT_EQ(get(path), "one\n2\n") << "what is refused is not changed";
+  LineFile(path, 0).append("new\n");
+  EXPECT_EQ(get(path), "new\n");
+}
+
+TEST_F(RunFolderTest, ToResumeTheFolderStaysWhatItIs) {
+  put(base_ / "run/metrics.jsonl", "old");
+  put(base_ / "run/.checkpoint.safetensors.7-0.part", "half");
+  RunFolder folder(base_ / "run", Opening::resume);
+  EXPECT_TRUE(fs::exists(base_ / "run/.checkpoint.safetensors.7-0.part")) << "looking changes nothing";
+  folder.open();
+  EXPECT_TRUE(folder.moved_to().empty());
+  EXPECT_EQ(get(base_ / "run/metrics.jsonl"), "old");
+  EXPECT_FALSE(fs::exists(base_ / "run/.checkpoint.safetensors.7-0.part"));
+  EXPECT_NE(error(base_ / "run").find("is being written by another run"), std::string::npos);
+}
+
 TEST_F(RunFolderTest, AFullDiskIsReportedWithItsReason) {
   if (!fs::exists("/dev/full")) GTEST_SKIP() << "needs /dev/full";
   EXPECT_NE(test::message_of<IoError>([&] {

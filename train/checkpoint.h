@@ -70,7 +70,7 @@ std::vector<std::string> restore_model(const std::filesystem::path& file, const 
                                        const nn::NamedTensors& own);
 /// The same for model and optimizer. Errors: also what Optimizer::load_state refuses, and counts that are not those of the run.
 std::vector<std::string> restore(const std::filesystem::path& file, const Checkpoint& checkpoint,
-                                 const nn::NamedTensors& own, optim::Optimizer& optimizer,
+                                 const nn::NamedTensors& model, optim::Optimizer& optimizer,
                                  const nn::NamedTensors& parameters);
 
 /// The options that decide what an update does and that are not what they were, as text: "--lr is 0.1 but was 0.001,

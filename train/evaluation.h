@@ -6,7 +6,6 @@
 #include <limits>
 #include <memory>
 #include <optional>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -17,22 +16,22 @@
 
 namespace weft::train {
 
-/// The loss of a model's output: made from a function of (output, target), or of (output, micro-batch) where the loss needs
-/// more than the target (weights of labels, segments).
+/// A function that computes a loss from (output, micro-batch), or from (output, target).
+template <class F> concept LossOfMicroBatch = std::invocable<F&, const Tensor&, const data::MicroBatch&>;
+template <class F> concept LossOfTarget = std::invocable<F&, const Tensor&, const Tensor&> && !LossOfMicroBatch<F>;
+
+/// The loss of a model's output: from a function of (output, target), or of (output, micro-batch) where the loss needs more
+/// than the target (weights of labels, segments).
 class LossFunction {
  public:
-  template <class F>
-  requires(!std::same_as<std::remove_cvref_t<F>, LossFunction> &&
-           (std::invocable<F&, const Tensor&, const data::MicroBatch&> ||
-            std::invocable<F&, const Tensor&, const Tensor&>))
-      LossFunction(F&& f) {  // NOLINT(google-explicit-constructor): a function is what callers have
-    if constexpr (std::invocable<F&, const Tensor&, const data::MicroBatch&>)
-      loss_ = std::forward<F>(f);
-    else
-      loss_ = [f = std::forward<F>(f)](const Tensor& output, const data::MicroBatch& micro) mutable {
-        return f(output, micro.target);
-      };
-  }
+  template <LossOfMicroBatch F>
+  LossFunction(F loss)
+      : loss_(std::move(loss)) {}  // NOLINT(google-explicit-constructor): a function is what callers have
+  template <LossOfTarget F>
+  LossFunction(F loss)  // NOLINT(google-explicit-constructor)
+      : loss_([loss = std::move(loss)](const Tensor& output, const data::MicroBatch& micro) mutable {
+          return loss(output, micro.target);
+        }) {}
   Loss operator()(const Tensor& output, const data::MicroBatch& micro) const { return loss_(output, micro); }
 
  private:

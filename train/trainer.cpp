@@ -141,7 +141,7 @@ data::Loader make_loader(const Model& model, std::shared_ptr<const data::BatchSo
 
 }  // namespace
 
-Trainer::Trainer(Model model, LossFunction loss, std::shared_ptr<const data::Dataset> training,
+Trainer::Trainer(const Model& model, LossFunction loss, std::shared_ptr<const data::Dataset> training,
                  std::shared_ptr<const data::Dataset> test, const Options& options)
     : Trainer(
           model, std::move(loss), make_loader(model, std::move(training), options),
@@ -150,7 +150,7 @@ Trainer::Trainer(Model model, LossFunction loss, std::shared_ptr<const data::Dat
           },
           options) {}
 
-Trainer::Trainer(Model model, LossFunction loss, std::shared_ptr<const data::BatchSource> training,
+Trainer::Trainer(const Model& model, LossFunction loss, std::shared_ptr<const data::BatchSource> training,
                  std::shared_ptr<const data::BatchSource> test, const Options& options)
     : Trainer(
           model, std::move(loss), make_loader(model, std::move(training), options),

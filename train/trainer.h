@@ -48,11 +48,11 @@ class Trainer {
   Trainer(M& model, LossFunction loss, D training, D test, const Options& options)
       : Trainer(Model::of(model), std::move(loss), std::make_shared<const D>(std::move(training)),
                 std::make_shared<const D>(std::move(test)), options) {}
-  Trainer(Model model, LossFunction loss, std::shared_ptr<const data::Dataset> training,
+  Trainer(const Model& model, LossFunction loss, std::shared_ptr<const data::Dataset> training,
           std::shared_ptr<const data::Dataset> test, const Options& options);
   /// Any source of batches, for sequences say; of options.batch_size and the like only what the source was made with counts.
   /// `test` is walked over once per evaluation, in its epoch 0. The test source may be null: then nothing is evaluated.
-  Trainer(Model model, LossFunction loss, std::shared_ptr<const data::BatchSource> training,
+  Trainer(const Model& model, LossFunction loss, std::shared_ptr<const data::BatchSource> training,
           std::shared_ptr<const data::BatchSource> test, const Options& options);
 
   /// Trains, evaluating after every epoch and at the end. Stops early at options.max_updates and at the first SIGINT or
