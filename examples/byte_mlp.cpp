@@ -348,6 +348,7 @@ int run(int argc, char** argv) {
   line.options.epochs = 4;
   line.options.lr = 2e-3;
   line.options.schedule = train::ScheduleKind::cosine;
+  line.options.may_differ = {"temperature", "sample_bytes"};  // when a run goes on or its model is used
   line.without({"--bn-accumulation"});
   line.choice("--batching", choices.batching, {"pad", "bucket", "tokens", "pack"}, "how documents become rows");
   line.number("--length", choices.length, 2, 65536, "places of a row; longer documents are split");
