@@ -75,7 +75,7 @@ Loss loss_of(const Tensor& logits, const data::MicroBatch& micro) {
 
 /// What the command line says beyond the options that every example has.
 struct Choices {
-  std::string batching = "pack", packer = "best-fit", pad_to = "longest", loss_mean = "token";
+  std::string batching = "pack", packer = "best_fit", pad_to = "longest", loss_mean = "token";
   std::int64_t length = 512, hidden = 512, sample_bytes = 400;
   double temperature = 0.7;
   bool verify = false, compare = false;
@@ -94,7 +94,7 @@ Source make_source(const data::TextDocuments& texts, const Choices& choices, con
       .batching = chosen<data::Batching>(choices.batching, {"pad", "bucket", "tokens", "pack"}),
       .length = choices.length,
       .overlong = data::Overlong::split,
-      .packer = chosen<data::Packer>(choices.packer, {"next-fit", "first-fit", "best-fit"}),
+      .packer = chosen<data::Packer>(choices.packer, {"next_fit", "first_fit", "best_fit"}),
       .accumulate = options.accumulate,
       .drop_last = options.drop_last,
       .seed = options.seed};
@@ -348,10 +348,11 @@ int run(int argc, char** argv) {
   line.options.epochs = 4;
   line.options.lr = 2e-3;
   line.options.schedule = train::ScheduleKind::cosine;
+  line.options.may_differ = {"temperature", "sample_bytes"};  // when a run goes on or its model is used
   line.without({"--bn-accumulation"});
   line.choice("--batching", choices.batching, {"pad", "bucket", "tokens", "pack"}, "how documents become rows");
   line.number("--length", choices.length, 2, 65536, "places of a row; longer documents are split");
-  line.choice("--packer", choices.packer, {"next-fit", "first-fit", "best-fit"}, "of --batching pack");
+  line.choice("--packer", choices.packer, {"next_fit", "first_fit", "best_fit"}, "of --batching pack");
   line.choice("--pad-to", choices.pad_to, {"longest", "length"}, "to the longest row of a micro-batch, or to --length");
   line.choice("--loss-mean", choices.loss_mean, {"token", "sequence"},
               "what the loss is the mean over: bytes or documents");
@@ -362,7 +363,6 @@ int run(int argc, char** argv) {
             "train with each batching, for as many bytes each; --epochs 1 takes minutes");
   line.flag("--verify-partition", choices.verify, "cut one update in several ways and compare the gradients");
   train::Options options = line.parse(argc, argv);
-  for (const char* of_the_text : {"temperature", "sample_bytes"}) options.may_differ.emplace_back(of_the_text);
   std::FILE* const out = options.json ? stderr : stdout;
 
   // 2. The data: one text in twenty is held out.

@@ -81,7 +81,8 @@ trains --out runs/json --json
 printf 'word' >start
 "$program" --data-dir data --out runs/pack --predict start >stdout 2>stderr || fail "--predict"
 [[ $(head -n 1 stdout) == word* ]] || fail "--predict goes on with the text"
-"$program" --data-dir data --out runs/pack --predict start --temperature 0 >stdout 2>stderr || fail "--predict at another temperature"
+"$program" --data-dir data --out runs/pack --predict start --temperature 0 --sample-bytes 7 >stdout 2>stderr || fail "--temperature"
+[[ $(wc -c <stdout) -le 12 ]] || fail "the length of a text is no option of the model"
 
 # ---- the certificate and the comparison -----------------------------------------------------------------------------------
 for batching in pad pack; do

@@ -23,6 +23,7 @@ void load_trained_model(const Model& model, const Options& options);
 /// --eval: loads the model, evaluates it on the (first options.eval_samples) test data and prints what came of it, with
 /// options.json as a JSON document. Returns the exit status. Errors: as load_trained_model.
 int evaluate_trained(const Model& model, const LossFunction& loss, const data::Dataset& test, const Options& options);
+/// The same over any source of batches.
 int evaluate_trained(const Model& model, const LossFunction& loss, std::shared_ptr<const data::BatchSource> test,
                      const Options& options);
 
