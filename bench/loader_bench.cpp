@@ -53,11 +53,12 @@ const std::vector<ImageStep>& steps(std::int64_t which) {
 
 void loader(benchmark::State& state, std::int64_t which) {
   static const FashionMnist set = FashionMnist::train();
-  const Loader loader{TensorDataset(set.images(), set.labels()),
-                      {.batch = MiniBatch{state.range(1)},
-                       .seed = 1,
-                       .transform = image_transform(steps(which)),
-                       .workers = state.range(0)}};
+  LoaderOptions options;  // field by field: g++ 12 warns of the braces' temporaries
+  options.batch = MiniBatch{state.range(1)};
+  options.seed = 1;
+  options.transform = image_transform(steps(which));
+  options.workers = state.range(0);
+  const Loader loader{TensorDataset(set.images(), set.labels()), options};
   std::int64_t epoch = 0, samples = 0;
   for (auto _ : state)
     for (auto& update : loader.epoch(epoch++))

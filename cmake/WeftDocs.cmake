@@ -1,5 +1,6 @@
 # Every ```cpp block with a main() in the README and in docs/ is compiled as a program and, without sanitizers, run.
-file(GLOB documents CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/README.md ${CMAKE_SOURCE_DIR}/docs/*.md)
+file(GLOB documents CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/README.md ${CMAKE_SOURCE_DIR}/docs/*.md
+     ${CMAKE_SOURCE_DIR}/docs/guides/*.md)
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${documents})
 set(folder ${CMAKE_BINARY_DIR}/docs)
 file(MAKE_DIRECTORY ${folder})

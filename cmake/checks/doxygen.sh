@@ -8,7 +8,7 @@ self_test() {
   command -v doxygen >/dev/null || skip "doxygen was not found"
   local own
   own=$(dirname "$(dirname "$(dirname "$check_script")")")
-  mkdir -p docs tensor autograd nn optim data train
+  mkdir -p docs/guides tensor autograd nn optim data train
   cp "$own/docs/Doxyfile" "$own/docs/doxygen_filter.awk" docs/
   put README.md '# small'
   put CONTRIBUTING.md '# how'
