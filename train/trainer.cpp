@@ -266,7 +266,7 @@ void Trainer::resume() {
   RunState& run = checkpoint.run;
   const auto refuse = []<class... Args>(fmt::format_string<Args...> format, Args&&... args) {
     throw OptionError(
-        fmt::format("--resume goes on only with what the run began with, but {}; change it back, or start anew "
+        fmt::format("--resume goes on only with what the run began with: {}; change it back, or start anew "
                     "without --resume",
                     fmt::format(format, std::forward<Args>(args)...)));
   };
