@@ -52,8 +52,8 @@ BiasReport bias_report(const SequencePlan& plan, std::int64_t epoch) {
   report.unpacked_samples_per_update = static_cast<double>(report.rows) / updates;
   if (plan.options().unit == RowUnit::samples) {  // the last update is short, with or without packing
     const std::int64_t batch = std::get<MiniBatch>(plan.options().batch).samples;
-    report.unpacked_samples_per_update =
-        static_cast<double>(report.pieces) / static_cast<double>((report.pieces + batch - 1) / batch);
+    const std::int64_t unpacked_updates = (report.pieces + batch - 1) / batch;
+    report.unpacked_samples_per_update = static_cast<double>(report.pieces) / static_cast<double>(unpacked_updates);
   }
   report.length_correlation = with_next(mean_lengths);
   return report;

@@ -34,7 +34,7 @@ class Recent {
       if (entries_.size() > keep_) entries_.pop_back();
     }
     try {
-      const std::shared_ptr<const Value> value = std::make_shared<const Value>(make());
+      std::shared_ptr<const Value> value = std::make_shared<const Value>(make());
       promise.set_value(value);
       return value;
     } catch (...) {

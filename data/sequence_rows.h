@@ -128,7 +128,7 @@ struct SequenceRows {
   void check_epoch(std::int64_t epoch) const;
   Groups rows_of(std::int64_t epoch, std::int64_t update, std::int64_t& first) const;
   Groups bucket_batch(std::int64_t epoch, std::int64_t batch) const;
-  std::shared_ptr<const SequenceLayout> layout(const Groups& rows) const;
+  std::shared_ptr<const SequenceLayout> layout(const Groups& all) const;
 };
 
 }  // namespace weft::data::detail

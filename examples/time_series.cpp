@@ -29,7 +29,7 @@ namespace {
 
 /// [T, 1], f64: the sum of T steps of standard normal noise.
 Tensor random_walk(std::int64_t steps, std::uint64_t seed) {
-  const Tensor walk = randn({steps, 1}, seed, Dtype::f64);
+  Tensor walk = randn({steps, 1}, seed, Dtype::f64);
   std::partial_sum(walk.data<double>(), walk.data<double>() + steps, walk.data<double>());
   return walk;
 }

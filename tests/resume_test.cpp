@@ -369,7 +369,7 @@ TEST_F(ResumeTest, OtherDataAreRefusedAndNothingIsChanged) {
   changed.record("batch_size", std::int64_t{9});
   changed.record("lr", 0.5);
   changed.record("threads", std::int64_t{1});
-  expect(refused(changed), "but --batch-size is 9 but was 10, --lr is 0.5 but was 0.05; change it back");
+  expect(refused(changed), ": --batch-size is 9 but was 10, --lr is 0.5 but was 0.05; change it back");
   changed = at("run");
   changed.drop_last = true;
   expect(refused(changed), "the way it is cut into batches has changed");
