@@ -182,7 +182,7 @@ TEST_P(CausalWindowGpu, EveryVariantFromAnyBase) {
         SCOPED_TRACE(fmt::format("{} C={} {} elements off", to_string(dtype), channels, offset));
         const auto shifted = [&](const Tensor& x) {  // a dense copy that starts `offset` elements after an allocation
           const Tensor memory = test::on(device(), zeros({x.numel() + offset}, dtype));
-          const Tensor view = memory.slice(0, offset, offset + x.numel());
+          Tensor view = memory.slice(0, offset, offset + x.numel());
           copy_(view, test::on(device(), reshape(x, {x.numel()})));
           return view;
         };

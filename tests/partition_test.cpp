@@ -176,6 +176,7 @@ std::vector<std::pair<std::string, std::vector<MicroBatch>>> every_cut(const std
   }
   const std::vector<std::vector<std::size_t>> packed = {{3}, {11, 2, 1}, {6, 8, 9}, {0, 10}, {5, 7, 4}};
   std::vector<MicroBatch> row_by_row;
+  row_by_row.reserve(packed.size());
   for (const auto& row : packed) row_by_row.push_back(make({row}, 18));
   return {{"padded to the longest", {make(single, 17)}},
           {"padded further", {make(single, 64)}},

@@ -229,12 +229,11 @@ TEST(SequencePlan, UpdatesAndMicroBatchesHaveTheSizesAskedFor) {
       return fixed_width ? o.length : (longest + o.pad_multiple - 1) / o.pad_multiple * o.pad_multiple;
     };
     const std::int64_t updates = plan.updates_per_epoch(2);
-    std::int64_t short_updates = 0, rows_in_all = 0, pieces_in_all = 0;
+    std::int64_t short_updates = 0, pieces_in_all = 0;
     for (std::int64_t u = 0; u < updates; ++u) {
       const PlannedUpdate update = plan.update(2, u);
       const std::vector<Row> rows = rows_of(*update.layout);
       const auto all = static_cast<std::int64_t>(rows.size());
-      rows_in_all += all;
       pieces_in_all += update.samples;
       std::int64_t longest = 0;
       for (const Row& row : rows) longest = std::max(longest, load(row));

@@ -130,7 +130,7 @@ class Batch {
     Shape shape = like.shape();
     shape[0] = static_cast<std::int64_t>(rows.size());
     if (sequences_) shape[1] = width;
-    const Tensor result = Tensor::empty(shape, like.dtype());
+    Tensor result = Tensor::empty(shape, like.dtype());
     fill_(result, static_cast<double>(padding));
     const std::int64_t places = static_cast<std::int64_t>(rows.size()) * width;
     const auto bytes = static_cast<std::size_t>(result.nbytes() / std::max<std::int64_t>(places, 1));  // of a place

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <string_view>
 #include <vector>
 
 #include <fcntl.h>
@@ -15,6 +16,8 @@
 #include "tensor/philox.h"
 
 namespace {
+
+using namespace std::literals;
 
 using Bytes = std::vector<std::uint8_t>;
 
@@ -57,6 +60,8 @@ class Mutator {
  private:
   static constexpr std::size_t kMostBytes = 1 << 16;
 
+  static constexpr std::string_view kText = "0123456789-+.eE,:;\"'[](){}\n\r \t\0%"sv;
+
   std::size_t draw(std::size_t below) { return random_.next_u64() % below; }
   const Bytes& any() { return corpus_[draw(corpus_.size())]; }
 
@@ -87,8 +92,8 @@ class Mutator {
       }
       case 6: bytes.insert(place, 1 + draw(40), static_cast<std::uint8_t>(draw(256))); break;
       case 7: integer(bytes, at); break;
-      default:  // digits, as in text formats
-        if (rest > 0) bytes[at] = static_cast<std::uint8_t>("0123456789-+.eE,:;\"'[](){}\n\r \t\0%"[draw(35)]);
+      default:  // what text formats are made of
+        if (rest > 0) bytes[at] = static_cast<std::uint8_t>(kText[draw(kText.size())]);
         break;
     }
   }
