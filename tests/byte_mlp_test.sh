@@ -9,16 +9,8 @@ if (($# != 1)) || [[ ! -x $1/byte_mlp ]]; then
   exit 2
 fi
 program=$(readlink -f -- "$1")/byte_mlp
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-cd "$scratch"
-failures=0
-
-fail() {
-  printf 'FAILED: %s\n' "$1"
-  sed 's/^/    /' stdout stderr
-  failures=$((failures + 1))
-}
+# shellcheck source=support/program_test.sh
+source "$(dirname "$(readlink -f "$0")")/support/program_test.sh"
 # 200 texts of 8 to 200 bytes.
 mkdir data
 awk 'BEGIN { for (i = 0; i < 200; ++i) { n = 1 + i * 37 % 20

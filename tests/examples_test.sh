@@ -9,16 +9,8 @@ if (($# != 1)) || [[ ! -x $1/fashion_mnist || ! -x $1/regimes ]]; then
   exit 2
 fi
 program=$(readlink -f -- "$1")/fashion_mnist
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-cd "$scratch"
-failures=0
-
-fail() {
-  printf 'FAILED: %s\n' "$1"
-  sed 's/^/    /' stdout stderr
-  failures=$((failures + 1))
-}
+# shellcheck source=support/program_test.sh
+source "$(dirname "$(readlink -f "$0")")/support/program_test.sh"
 
 # u32 NUMBER: four bytes, big-endian.
 u32() { printf '%b' "$(printf '\\x%02x' $(($1 >> 24 & 255)) $(($1 >> 16 & 255)) $(($1 >> 8 & 255)) $(($1 & 255)))"; }

@@ -5,18 +5,13 @@
 
 #include <gtest/gtest.h>
 
-#include "autograd/causal_window.h"
 #include "autograd/cross_entropy.h"
-#include "autograd/elementwise.h"
 #include "autograd/engine.h"
 #include "data/loader.h"
 #include "data/sequence_batches.h"
 #include "data/text_documents.h"
-#include "nn/dropout.h"
-#include "nn/embedding.h"
 #include "nn/init.h"
-#include "nn/layer_norm.h"
-#include "nn/linear.h"
+#include "support/byte_mlp.h"
 #include "support/compare.h"
 #include "support/devices.h"
 #include "train/partition.h"
@@ -29,35 +24,13 @@ using data::LossMean;
 using data::SequenceBatches;
 using data::SequencePlanOptions;
 using test::back;
+using test::ByteMlp;
 using test::relative_error;
 using test::values;
 
-// The example byte_mlp at a smaller width.
-struct ByteMlp {
-  explicit ByteMlp(Dtype dtype, double p)
-      : embedding(257, 4, {.dtype = dtype}),
-        hidden(8 * 4, 16, {.dtype = dtype}),
-        norm(16, {.dtype = dtype}),
-        dropout(p),
-        logits(16, 257, {.dtype = dtype}) {}
-  Tensor operator()(const data::MicroBatch& micro) {
-    return logits(dropout(silu(norm(hidden(causal_window(embedding(micro.input), micro.segments, 8))))));
-  }
-  template <class V>
-  void visit(V& v) {
-    v("embedding", embedding);
-    v("hidden", hidden);
-    v("norm", norm);
-    v("dropout", dropout);
-    v("logits", logits);
-  }
-
-  nn::Embedding embedding;
-  nn::Linear hidden;
-  nn::LayerNorm norm;
-  nn::Dropout dropout;
-  nn::Linear logits;
-};
+ByteMlp make_model(Dtype dtype, double dropout) {
+  return ByteMlp({.embedding = 4, .hidden = 16, .dtype = dtype, .dropout = dropout});
+}
 
 // Lines of 1 to 60 letters, and an empty end: 40 texts.
 data::TextDocuments texts() {
@@ -70,7 +43,7 @@ data::TextDocuments texts() {
 }
 
 Loss loss_of(ByteMlp& model, const data::MicroBatch& micro) {
-  return cross_entropy(model(micro), micro.target, {.token_weights = micro.weight});
+  return cross_entropy(model(micro.input, micro.segments), micro.target, {.token_weights = micro.weight});
 }
 
 struct Result {
@@ -82,7 +55,7 @@ struct Result {
 // The gradient of a whole epoch at fixed parameters: all updates in one window.
 Result epoch_of(const SequencePlanOptions& plan, LossMean mean, Dtype dtype, Device device, double p = 0) {
   nn::manual_seed(7);
-  ByteMlp model(dtype, p);
+  ByteMlp model = make_model(dtype, p);
   nn::to(model, device);
   const data::Loader loader(std::make_shared<const SequenceBatches>(texts(), plan, mean), {.device = device});
   Result result;
@@ -150,7 +123,7 @@ TEST(PackedTraining, TheCertificateHolds) {
       if (batching == Batching::tokens) plan.batch = data::TokenBatch{300};
       const SequenceBatches source(texts(), plan, mean);  // texts of more than 48 bytes are split
       nn::manual_seed(7);
-      ByteMlp model(Dtype::f64, 0.1);
+      ByteMlp model = make_model(Dtype::f64, 0.1);
       const auto report = train::verify_partition(
           model, [&](const data::MicroBatch& micro) { return loss_of(model, micro); }, source, {.index = 1});
       EXPECT_TRUE(report.passed()) << report.text();

@@ -9,7 +9,6 @@
 #include <gtest/gtest.h>
 
 #include "autograd/cast.h"
-#include "autograd/causal_window.h"
 #include "autograd/cross_entropy.h"
 #include "autograd/elementwise.h"
 #include "autograd/engine.h"
@@ -20,13 +19,12 @@
 #include "data/tensor_dataset.h"
 #include "nn/activation.h"
 #include "nn/batch_norm.h"
-#include "nn/dropout.h"
-#include "nn/embedding.h"
 #include "nn/group_norm.h"
 #include "nn/init.h"
 #include "nn/layer_norm.h"
 #include "nn/linear.h"
 #include "nn/sequential.h"
+#include "support/byte_mlp.h"
 #include "support/compare.h"
 #include "support/devices.h"
 
@@ -42,39 +40,10 @@ using test::values;
 
 constexpr std::int64_t kVocabulary = 40, kWidth = 4;
 
-// The example byte_mlp at a smaller width.
-struct Mlp {
-  explicit Mlp(Dtype dtype, double p = 0)
-      : embedding(kVocabulary, 8, {.dtype = dtype}),
-        hidden(kWidth * 8, 32, {.dtype = dtype}),
-        norm(32, {.dtype = dtype}),
-        dropout(p),
-        logits(32, kVocabulary, {.dtype = dtype}) {}
-  Tensor operator()(const Tensor& tokens, const Segments& segments) {
-    return after_embedding(embedding(tokens), segments);
-  }
-  Tensor after_embedding(const Tensor& embedded, const Segments& segments) {
-    return logits(dropout(gelu(norm(hidden(causal_window(embedded, segments, kWidth))))));
-  }
-  template <class V>
-  void visit(V& v) {
-    v("embedding", embedding);
-    v("hidden", hidden);
-    v("norm", norm);
-    v("dropout", dropout);
-    v("logits", logits);
-  }
-
-  nn::Embedding embedding;
-  nn::Linear hidden;
-  nn::LayerNorm norm;
-  nn::Dropout dropout;
-  nn::Linear logits;
-};
-
+using Mlp = test::ByteMlp;
 Mlp make_mlp(Dtype dtype, Device device = {}, double p = 0) {
   nn::manual_seed(5);
-  Mlp model(dtype, p);
+  Mlp model({.vocabulary = kVocabulary, .window = kWidth, .dtype = dtype, .dropout = p});
   nn::to(model, device);
   return model;
 }

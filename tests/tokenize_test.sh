@@ -9,16 +9,8 @@ if (($# != 1)) || [[ ! -x $1 ]]; then
   exit 2
 fi
 program=$(readlink -f -- "$1")
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-cd "$scratch"
-failures=0
-
-fail() {
-  printf 'FAILED: %s\n' "$1"
-  sed 's/^/    /' stdout stderr
-  failures=$((failures + 1))
-}
+# shellcheck source=support/program_test.sh
+source "$(dirname "$(readlink -f "$0")")/support/program_test.sh"
 # writes TEXT OPTION...: succeeds, says TEXT.
 writes() {
   local text=$1
