@@ -177,7 +177,7 @@ TEST_F(OptionsTest, OptionsThatNeedACheckpointNameTheRunThatHasNone) {
   EXPECT_EQ(error({"--eval", ""}), "--eval must name the folder of a run but is empty");
   EXPECT_EQ(error({"--save-every", "0"}), "--save-every must be a number of updates from 1 up but is '0'");
   EXPECT_EQ(error({"--workers", "-1"}), "--workers must be a whole number from 0 to 1024 but is '-1'");
-  EXPECT_EQ(error({"--prefetch", "-1"}), "--prefetch must be a whole number from 0 to 100000 but is '-1'");
+  EXPECT_EQ(error({"--prefetch", "-1"}), "--prefetch must be a whole number from 0 to 65536 but is '-1'");
 }
 
 TEST_F(OptionsTest, ARunThatIsUsedLendsItsOptions) {

@@ -18,7 +18,7 @@ namespace {
 
 constexpr int kMaxThreads = 1024;  // far beyond any machine's cores: more is a typing error that would exhaust memory
 
-constexpr std::int64_t kMaxPrefetch = 100'000;  // likewise, of batches
+constexpr std::int64_t kMaxPrefetch = 65536;  // likewise, of batches
 
 /// The whole of `text` as a number; locale independent. Empty when it is anything else.
 template <class T>
